@@ -1,0 +1,47 @@
+# The ways in. `make` alone lists them; docs/ and the stages' --help tell the rest.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+INSTALLED := $(VENV)/.installed
+# DVC's stages call plain `snakemake`, and Snakemake's rules plain `python`: they must be ours.
+RUN := PATH="$(BIN):$$PATH"
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test pretrained clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+
+env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
+
+demo: env ## run the embedded experiment: a table and pictures within ten minutes
+	$(RUN) snakemake
+	@$(RUN) python -m stages.show_results
+
+test: env ## check style, types, workflow and behaviour
+	$(RUN) ruff check sacd stages tests
+	$(RUN) ruff format --check sacd stages tests
+	$(RUN) mypy
+	$(RUN) snakefmt --check Snakefile workflow/rules
+	$(RUN) snakemake --lint
+	$(RUN) pytest
+
+pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
+	$(RUN) snakemake models --directory experiments/pretrain
+	$(RUN) python -m stages.ship_models
+
+clean: ## remove .venv and the tools' caches; data and results stay
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find sacd stages tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Made again when the lock or the project's description changes. An environment that is there is
+# brought up to date, so that this works from inside it too.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "SACD needs Python 3.11 or newer and $(PYTHON) is not: make env PYTHON=/path/to/python3.11" >&2; \
+	    exit 1; }
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

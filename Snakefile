@@ -1,0 +1,40 @@
+# SACD: from images to tables and figures. `snakemake` here runs the embedded experiment,
+# `snakemake --directory experiments/NAME` another one; params.yaml there says what it computes.
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/images.smk"
+include: "workflow/rules/models.smk"
+include: "workflow/rules/caches.smk"
+include: "workflow/rules/adapters.smk"
+include: "workflow/rules/samples.smk"
+include: "workflow/rules/results.smk"
+
+
+report: "workflow/report/workflow.rst"
+
+
+localrules:
+    all,
+    models,
+    make_tables,
+    plot_figures,
+    write_report,
+
+
+rule all:
+    default_target: True
+    input:
+        "results/report.html",
+
+
+rule models:
+    input:
+        [f"models/backbones/{name}/record.json" for name in COMPARE.networks],
+        [f"models/probes/{name}/record.json" for name in COMPARE.probes],
+        "models/prior/record.json",

@@ -1,0 +1,1 @@
+"""Adapters: trainable networks that steer the frozen prior by a feature map."""

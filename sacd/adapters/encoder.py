@@ -1,0 +1,61 @@
+"""The feature encoder: a backbone's map, standardised and brought to the latent grid."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sacd.features.cache import Statistics
+
+
+class FeatureEncoder(nn.Module):
+    """Feature map (N, C, h, w) -> hint (N, width, H, W) on the latent grid.
+
+    Channels are standardised by cached statistics, resized bilinearly and passed through 3x3
+    convolutions, the last one zero-initialised, so that an untrained adapter leaves the prior as
+    it is. With `pooled`, the spatial average stands at every location instead of the map (what
+    RCDM, Bordes et al. 2022, conditions on). The null feature is a learned vector.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, statistics: Statistics, pooled: bool, grid: tuple[int, int], hidden: int, width: int
+    ):
+        super().__init__()
+        self.pooled = pooled
+        self._grid = grid
+        std = statistics.pooled_std if pooled else statistics.std
+        self.register_buffer("mean", torch.tensor(statistics.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        channels = len(statistics.mean)
+        self.null = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        last = nn.Conv2d(hidden, width, 3, padding=1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
+        self.layers = nn.Sequential(
+            nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.SiLU(),
+            nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.SiLU(),
+            last,
+        )
+
+    def forward(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
+        """Features (N, C, h, w), and which rows (N,) to replace by the null feature."""
+        if features.shape[1] != self.mean.shape[1]:
+            raise ValueError(
+                f"features have {features.shape[1]} channels, adapter wants {self.mean.shape[1]}"
+            )
+        values = features.float()
+        if self.pooled:
+            values = values.mean((2, 3), keepdim=True)
+        values = (values - self.mean) / self.std
+        values = F.interpolate(values, self._grid, mode="bilinear", align_corners=False)
+        if dropped is not None:
+            values = torch.where(dropped[:, None, None, None], self.null, values)
+        return self.layers(values)
+
+    def null_hint(self, count: int) -> Tensor:
+        """The hint of the null feature, (count, width, H, W)."""
+        return self.layers(self.null.expand(count, -1, *self._grid))

@@ -1,0 +1,153 @@
+"""A frozen timm network as a function from images to an NCHW feature map and logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sacd.errors import SacdError, unknown_name
+from sacd.files import atomic, read_json, write_json
+
+FINAL = "forward_features"
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """What determines a backbone, apart from its weights.
+
+    `model` and `options` go to `timm.create_model`; images are resized (bicubic) to `input_size`
+    pixels and normalised by `mean` and `std`; `layer` is "forward_features" (the penultimate map)
+    or a module's name.
+    """
+
+    model: str
+    options: dict[str, Any]
+    input_size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    layer: str
+
+
+def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Module:
+    """The timm model of a configuration; unknown names list what there is."""
+    if not timm.is_model(config.model):
+        near = timm.list_models(f"*{config.model.split('_')[0].split('.')[0]}*")
+        raise unknown_name("timm model", config.model, near or timm.list_models()[:20])
+    try:
+        return timm.create_model(config.model, pretrained=pretrained, **config.options)
+    except (TypeError, RuntimeError, ValueError) as error:
+        raise SacdError(
+            f"timm model '{config.model}' cannot be made with {config.options}: {error}"
+        ) from error
+    except OSError as error:
+        raise SacdError(
+            f"Weights of '{config.model}' could not be had from timm's hub ({error}); "
+            f"name a local safetensors file as the backbone's source instead."
+        ) from error
+
+
+class Backbone(nn.Module):
+    """A frozen backbone: uint8-range images in, feature map (and logits) out.
+
+    Attributes:
+        config: what made it.
+        has_head: whether logits are to be had.
+    """
+
+    def __init__(self, config: BackboneConfig, network: nn.Module):
+        super().__init__()
+        self.config = config
+        self.network = network.eval().requires_grad_(False)
+        self.has_head = getattr(network, "num_classes", 0) > 0
+        self._tapped: Tensor | None = None
+        if config.layer != FINAL:
+            modules = dict(network.named_modules())
+            if config.layer not in modules:
+                raise unknown_name(
+                    f"layer of {config.model}", config.layer, [FINAL, *filter(None, modules)]
+                )
+            modules[config.layer].register_forward_hook(self._tap)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Backbone":
+        """Load a folder made by `save_backbone`."""
+        raw = read_json(folder / "config.json")
+        config = BackboneConfig(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
+        network = create_network(config)
+        load_weights(network, folder / "model.safetensors")
+        return cls(config, network)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> the network's normalised input."""
+        size = self.config.input_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images, (size, size), mode="bicubic", antialias=True).clamp(0, 1)
+        mean, std = (
+            torch.tensor(values, device=images.device).view(1, 3, 1, 1)
+            for values in (self.config.mean, self.config.std)
+        )
+        return (images - mean) / std
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Images (N, 3, H, W) in [0, 1] -> features (N, C, h, w), logits (N, classes) or None."""
+        final = self.network.forward_features(self.preprocess(images))  # type: ignore[operator]
+        logits = self.network.forward_head(final) if self.has_head else None  # type: ignore[operator]
+        raw = final if self.config.layer == FINAL else self._tapped
+        self._tapped = None
+        assert isinstance(raw, Tensor)  # the hook ran within forward_features
+        return to_nchw(raw, self.network), logits
+
+    def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._tapped = output
+
+
+def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
+    """Bring a timm network's features to (N, C, h, w): NHWC maps and tokens alike."""
+    if features.ndim == 3:
+        tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
+        side = round(tokens.shape[1] ** 0.5)
+        if side * side != tokens.shape[1]:
+            raise SacdError(f"{tokens.shape[1]} tokens do not form a square map.")
+        return tokens.transpose(1, 2).unflatten(2, (side, side))
+    if features.ndim != 4:
+        raise SacdError(f"A layer's output of shape {tuple(features.shape)} is not a spatial map.")
+    if getattr(network, "output_fmt", "NCHW") == "NHWC":
+        return features.permute(0, 3, 1, 2)
+    return features
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load safetensors weights (any float type) strictly; errors name the file and the keys."""
+    try:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise SacdError(f"{path}: no such weights file.") from error
+    except SafetensorError as error:
+        raise SacdError(f"{path}: not a readable safetensors file ({error}).") from error
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
+        raise SacdError(f"{path}: does not fit the model: {error}") from error
+    if missing or unexpected:
+        raise SacdError(
+            f"{path}: does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]} "
+            f"({len(missing)} and {len(unexpected)} keys in all)."
+        )
+
+
+def save_backbone(folder: Path, config: BackboneConfig, network: nn.Module) -> None:
+    """Write weights (fp16) and configuration; `Backbone.from_pretrained` reads them."""
+    halved = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in network.state_dict().items()
+    }
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        save_file(halved, temporary / "model.safetensors")
+        write_json(temporary / "config.json", vars(config))

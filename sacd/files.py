@@ -1,0 +1,60 @@
+"""Atomic writes and digests: what is on disk is complete or absent."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sacd.errors import SacdError
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; rename it there if the block succeeds.
+
+    Works for files and for folders (an existing folder is replaced). If the block fails, the
+    temporary is removed and whatever was at `path` stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield temporary
+        if temporary.is_dir() and path.exists():
+            shutil.rmtree(path)
+        elif temporary.is_file():
+            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
+        os.replace(temporary, path)
+    except OSError as error:
+        raise SacdError(f"{path}: could not be written ({error.strerror}).") from error
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is a `SacdError` that names it."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise SacdError(f"{path}: no such file; run the step that makes it.") from error
+    except ValueError as error:
+        raise SacdError(
+            f"{path}: not valid JSON ({error}); delete it and make it again."
+        ) from error
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex) of a JSON-serialisable value; dictionaries count as unordered."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

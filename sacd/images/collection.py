@@ -1,0 +1,153 @@
+"""Photographs in ImageFolder layout, from a folder, a tar or a zip archive.
+
+The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/<image>`, below any
+number of outer folders.
+"""
+
+import tarfile
+import zipfile
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sacd.errors import SacdError, unknown_name
+
+EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SMALLEST = 32  # pixels; below that a photograph shows nothing at any size we use
+
+
+class Unusable(Exception):
+    """An image that must be skipped; the message is the reason."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An image of a collection: its path inside it, and where the layout puts it."""
+
+    path: str
+    split: str
+    class_name: str
+
+
+class Collection:
+    """A readable collection of images; `entries` are sorted by path."""
+
+    def __init__(self, source: Path):
+        self.source = source
+        self._names, self._read = _open_source(source)
+        self.entries = sorted(
+            (_entry(name) for name in self._names if _is_image(name)), key=lambda e: e.path
+        )
+        if not self.entries:
+            raise SacdError(
+                f"{source}: no images in ImageFolder layout "
+                f"(train/<class>/<image>, val/<class>/<image> or <class>/<image>)."
+            )
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image file."""
+        return self._read(path)
+
+    def choose(
+        self, classes: str | int | list[str], per_class: dict[str, int], seed: int
+    ) -> dict[str, dict[str, list[Entry]]]:
+        """Candidates of each split and class, in a random order fixed by `seed`.
+
+        With `train/` and `val/` folders, test and val images come from `val/`; without them all
+        three come from the one set. Test images stand before val images and these before train
+        images, so that changing one count does not move images between splits. A list is the
+        whole pool left for its split: take as many as are wanted and usable.
+        """
+        pools: dict[tuple[str, str], list[Entry]] = defaultdict(list)
+        for entry in self.entries:
+            pools[entry.split, entry.class_name].append(entry)
+        rng = np.random.default_rng(seed)
+        for key in sorted(pools):
+            rng.shuffle(pools[key])
+        has_folders = any(split == "train" for split, _ in pools)
+        chosen: dict[str, dict[str, list[Entry]]] = {"test": {}, "val": {}, "train": {}}
+        for name in self._class_names(classes):
+            evaluated = pools.get(("val" if has_folders else "", name), [])
+            trained = pools.get(("train", name), []) if has_folders else evaluated
+            test, val = per_class["test"], per_class["val"]
+            # A tenth more than asked for stays in reserve for unusable files.
+            cut = test + max(2, test // 10)
+            chosen["test"][name] = evaluated[:cut]
+            chosen["val"][name] = evaluated[cut : cut + val + max(2, val // 10)]
+            used = 0 if has_folders else cut + val + max(2, val // 10)
+            chosen["train"][name] = trained[used:]
+        return chosen
+
+    def _class_names(self, classes: str | int | list[str]) -> list[str]:
+        known = sorted({entry.class_name for entry in self.entries})
+        if classes == "all":
+            return known
+        if isinstance(classes, int):
+            if classes > len(known):
+                raise SacdError(
+                    f"images.classes: {classes} asked for, {self.source} has {len(known)}."
+                )
+            return known[:classes]
+        for name in classes:
+            if name not in known:
+                raise unknown_name("class", name, known, "images.classes")
+        return sorted(classes)
+
+
+def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, ...]]:
+    """Decode, crop the central square, resize to `size` pixels.
+
+    Returns pixels uint8 (size, size, 3), the original (width, height) and the crop box (left, top,
+    right, bottom). Gray and palette images become RGB. Raises `Unusable` with the reason.
+    """
+    try:
+        with Image.open(BytesIO(data)) as image:
+            width, height = image.size
+            if min(width, height) < SMALLEST:
+                raise Unusable(f"too small: {width}x{height} px, needs {SMALLEST}")
+            side = min(width, height)
+            left, top = (width - side) // 2, (height - side) // 2
+            box = (left, top, left + side, top + side)
+            square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
+            return np.asarray(square), (width, height), box
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise Unusable(f"unreadable: {error}") from error
+
+
+def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    if source.is_dir():
+        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
+        return names, lambda name: (source / name).read_bytes()
+    if not source.exists():
+        raise SacdError(f"images.source: {source}: no such folder or archive.")
+    if zipfile.is_zipfile(source):
+        pack = zipfile.ZipFile(source)
+        return pack.namelist(), pack.read
+    try:
+        archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
+        members = {member.name: member for member in archive if member.isfile()}
+    except tarfile.TarError as error:
+        raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
+
+    def read(name: str) -> bytes:
+        file = archive.extractfile(members[name])
+        assert file is not None  # only regular files are members
+        return file.read()
+
+    return list(members), read
+
+
+def _is_image(name: str) -> bool:
+    path = PurePosixPath(name)
+    return path.suffix.lower() in EXTENSIONS and len(path.parts) >= 2
+
+
+def _entry(name: str) -> Entry:
+    parts = PurePosixPath(name).parts
+    split = parts[-3] if len(parts) >= 3 and parts[-3] in ("train", "val") else ""
+    return Entry(name, split, parts[-2])

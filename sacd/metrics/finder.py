@@ -1,0 +1,78 @@
+"""The finder: a small segmentation network that draws the mask of a scene's object.
+
+Trained on true masks of the embedded world, it says where the object stands in a reconstruction,
+without asking any of the networks under study.
+"""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DModel
+from torch import Tensor
+
+from sacd.backbones.training import augment
+from sacd.errors import SacdError
+from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+
+
+def create_finder(width: int, image_size: int) -> UNet2DModel:
+    """An attention-free U-Net from RGB to one mask logit; `width` is its first level's."""
+    return UNet2DModel(
+        sample_size=image_size,
+        in_channels=3,
+        out_channels=1,
+        block_out_channels=[width, 2 * width, 4 * width, 4 * width],
+        down_block_types=["DownBlock2D"] * 4,
+        up_block_types=["UpBlock2D"] * 4,
+        layers_per_block=1,
+        add_attention=False,
+        norm_num_groups=width,
+    )
+
+
+def mask_logits(finder: UNet2DModel, images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] -> logits (N, H, W) of "this pixel shows the object"."""
+    return finder(2 * images - 1, 0).sample[:, 0]
+
+
+def train_finder(
+    width: int,
+    images: Tensor,
+    masks: Tensor,
+    recipe: Recipe,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[UNet2DModel, Trained]:
+    """Train on images uint8 (N, 3, H, W) and masks bool (N, H, W) by binary cross-entropy."""
+    torch.manual_seed(recipe.seed)
+    finder = create_finder(width, images.shape[-1]).to(device, memory_format=conv_format(device))
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(images), (recipe.batch,), generator=generator)
+        # Masks ride along as a fourth channel, so that flips move both.
+        joined = torch.cat([images[rows] / 255, masks[rows, None].float()], dim=1)
+        joined = augment(joined, 0.0, generator).to(device)
+        logits = mask_logits(finder, joined[:, :3]).float()
+        return F.binary_cross_entropy_with_logits(logits, joined[:, 3]), {}
+
+    trained = train(dict(finder.named_parameters()), loss, recipe, work, progress)
+    finder.load_state_dict(trained.weights)
+    return finder.eval().requires_grad_(False), trained
+
+
+def load_finder(folder: Path) -> UNet2DModel:
+    """Load a finder; raises `SacdError`."""
+    try:
+        finder = UNet2DModel.from_pretrained(folder).float()
+    except (OSError, ValueError) as error:
+        raise SacdError(f"{folder}: not a finder made by the rule make_probe: {error}") from error
+    return finder.eval().requires_grad_(False)
+
+
+def mask_iou(found: Tensor, truth: Tensor) -> Tensor:
+    """Intersection over union of boolean masks (N, H, W); 1 where both are empty."""
+    both = (found & truth).flatten(1).sum(1).float()
+    either = (found | truth).flatten(1).sum(1).float()
+    return torch.where(either > 0, both / either.clamp(min=1), torch.ones_like(either))

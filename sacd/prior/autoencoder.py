@@ -1,0 +1,111 @@
+"""Training of the prior's autoencoder: judged by what networks see, not by pixels alone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from sacd.backbones.backbone import Backbone
+from sacd.backbones.training import augment
+from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+
+KL_WEIGHT = 1e-6
+
+
+class FeatureLoss(nn.Module):
+    """Normalised squared feature differences of a network's inner layers.
+
+    For every layer, features are scaled to unit length over channels at each location, and the
+    squared difference is summed over channels and averaged over locations (as in LPIPS, Zhang et
+    al. 2018, equation 1, with all channel weights 1).
+    """
+
+    def __init__(self, backbone: Backbone, layers: list[str]):
+        super().__init__()
+        self.backbone = backbone
+        self._features: list[Tensor] = []
+        modules = dict(backbone.network.named_modules())
+        for layer in layers:
+            modules[layer].register_forward_hook(lambda m, i, out: self._features.append(out))
+
+    def forward(self, ours: Tensor, truth: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> scalar."""
+        with torch.no_grad():
+            wanted = self._collect(truth)
+        distances = [
+            ((F.normalize(a.float()) - F.normalize(b.float())) ** 2).sum(1).mean()
+            for a, b in zip(self._collect(ours), wanted, strict=True)
+        ]
+        return torch.stack(distances).sum()
+
+    def _collect(self, images: Tensor) -> list[Tensor]:
+        self._features = []
+        self.backbone(images)
+        return self._features
+
+
+def create_autoencoder(options: dict[str, Any], image_size: int) -> AutoencoderKL:
+    """A diffusers AutoencoderKL; `options` are its constructor's (channels, widths, depths)."""
+    widths = options["block_out_channels"]
+    return AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        sample_size=image_size,
+        down_block_types=["DownEncoderBlock2D"] * len(widths),
+        up_block_types=["UpDecoderBlock2D"] * len(widths),
+        **options,
+    )
+
+
+def train_autoencoder(
+    options: dict[str, Any],
+    images: Tensor,
+    recipe: Recipe,
+    feature_loss: Callable[[Tensor, Tensor], Tensor],
+    feature_weight: float,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[AutoencoderKL, Trained]:
+    """Train with L1 + L2 + `feature_weight` x feature loss + a small KL term.
+
+    images: uint8 (N, 3, H, W). The returned autoencoder has averaged weights and a
+    `scaling_factor` that gives latents unit deviation.
+    """
+    torch.manual_seed(recipe.seed)
+    vae = create_autoencoder(options, images.shape[-1]).to(
+        device, memory_format=conv_format(device)
+    )
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(images), (recipe.batch,), generator=generator)
+        truth = augment(images[rows].float() / 255, 0.0, generator).to(device)
+        truth = truth.contiguous(memory_format=conv_format(device))
+        posterior = vae.encode(2 * truth - 1).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        ours = (vae.decode(posterior.mean + posterior.std * noise).sample.float() + 1) / 2
+        l1, l2 = (ours - truth).abs().mean(), ((ours - truth) ** 2).mean()
+        seen = feature_loss(ours, truth)
+        kl = posterior.kl().mean() / posterior.mean[0].numel()
+        value = l1 + l2 + feature_weight * seen + KL_WEIGHT * kl
+        psnr = -10 * l2.detach().log10()
+        return value, {"psnr_db": float(psnr), "feature_loss": float(seen.detach())}
+
+    trained = train(dict(vae.named_parameters()), loss, recipe, work, progress)
+    vae.load_state_dict(trained.weights)
+    vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=_unit_scale(vae, images[: 8 * recipe.batch], device))
+    return vae, trained
+
+
+@torch.no_grad()
+def _unit_scale(vae: AutoencoderKL, images: Tensor, device: torch.device) -> float:
+    means = [
+        vae.encode(2 * (batch.to(device).float() / 255) - 1).latent_dist.mean
+        for batch in images.split(32)
+    ]
+    return round(1 / float(torch.cat(means).std()), 6)

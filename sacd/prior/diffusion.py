@@ -1,0 +1,78 @@
+"""The denoising objective, and the training of the prior's U-Net with it."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from torch import Tensor
+
+from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+
+PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
+
+
+def create_scheduler() -> DDPMScheduler:
+    """The schedule of our own priors: cosine, v-prediction (Salimans & Ho 2022), 1000 steps."""
+    return DDPMScheduler(
+        num_train_timesteps=1000,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        timestep_spacing="trailing",
+    )
+
+
+def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2DConditionModel:
+    """A diffusers UNet2DConditionModel for latents (c, H, W); `options` are its constructor's."""
+    return UNet2DConditionModel(
+        sample_size=latent_shape[-1],
+        in_channels=latent_shape[0],
+        out_channels=latent_shape[0],
+        cross_attention_dim=PROMPT_WIDTH,
+        **options,
+    )
+
+
+def noised(
+    scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw timesteps and noise: (noised latents, timesteps, the network's target)."""
+    steps = scheduler.config.num_train_timesteps
+    times = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
+    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    noisy = scheduler.add_noise(latents, noise, times)
+    if scheduler.config.prediction_type == "v_prediction":
+        return noisy, times, scheduler.get_velocity(latents, noise, times)
+    return noisy, times, noise
+
+
+def train_unet(
+    options: dict[str, Any],
+    latents: Tensor,
+    recipe: Recipe,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> tuple[UNet2DConditionModel, Tensor, Trained]:
+    """Train a U-Net on scaled latents (N, c, H, W); returns it, its null prompt and the record.
+
+    The prompt is a constant random vector: the prior has one prompt, as a text-to-image prior has
+    its empty one.
+    """
+    torch.manual_seed(recipe.seed)
+    unet = create_unet(options, latents.shape[1:]).to(device, memory_format=conv_format(device))
+    prompt = torch.randn(1, PROMPT_TOKENS, PROMPT_WIDTH).to(device)
+    scheduler = create_scheduler()
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
+        clean = latents[rows].float().to(device, memory_format=conv_format(device))
+        noisy, times, target = noised(scheduler, clean, generator)
+        predicted = unet(noisy, times, prompt.expand(len(clean), -1, -1)).sample
+        return F.mse_loss(predicted.float(), target), {}
+
+    trained = train(dict(unet.named_parameters()), loss, recipe, work, progress)
+    unet.load_state_dict(trained.weights)
+    return unet.eval().requires_grad_(False), prompt.cpu(), trained

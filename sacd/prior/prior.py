@@ -1,0 +1,101 @@
+"""The frozen prior: a latent diffusion model in the diffusers folder layout."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sacd.errors import SacdError
+from sacd.files import atomic
+from sacd.optimization import conv_format
+
+NULL_PROMPT = "null_prompt.safetensors"
+
+
+@dataclass
+class Prior:
+    """A latent diffusion prior and its one prompt.
+
+    Attributes:
+        unet: predicts noise or v from (latents, timestep, prompt), as `scheduler` says.
+        vae: maps images in [-1, 1] to latents and back.
+        scheduler: the noise schedule it was trained with.
+        null_prompt: (1, tokens, width), the embedding of the empty prompt.
+    """
+
+    unet: UNet2DConditionModel
+    vae: AutoencoderKL
+    scheduler: SchedulerMixin
+    null_prompt: Tensor
+
+    @classmethod
+    def from_pretrained(cls, folder: Path) -> "Prior":
+        """Load `unet/`, `vae/`, `scheduler/` and the null prompt; raises `SacdError`."""
+        try:
+            prior = cls(
+                UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float(),
+                load_autoencoder(folder / "vae"),
+                DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+                load_file(folder / NULL_PROMPT)["embedding"].float(),
+            )
+        except (OSError, ValueError, KeyError) as error:
+            raise SacdError(
+                f"{folder}: not a prior in the diffusers layout (unet/, vae/, scheduler/, "
+                f"{NULL_PROMPT}): {error}"
+            ) from error
+        prior.unet.eval().requires_grad_(False)
+        return prior
+
+    def save(self, folder: Path) -> None:
+        """Write the folder that `from_pretrained` reads, weights in fp16."""
+        with atomic(folder) as temporary:
+            self.unet.half().save_pretrained(temporary / "unet")
+            self.unet.float()
+            save_autoencoder(self.vae, temporary / "vae")
+            self.scheduler.save_pretrained(temporary / "scheduler")
+            save_file({"embedding": self.null_prompt.half()}, temporary / NULL_PROMPT)
+
+    def to(self, device: torch.device) -> "Prior":
+        """Move every part, weights in the layout that is faster there."""
+        for part in (self.unet, self.vae):
+            part.to(device, memory_format=conv_format(device))
+        self.null_prompt = self.null_prompt.to(device)
+        return self
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
+        return self.vae.encode(2 * images - 1).latent_dist.mean * self.vae.config.scaling_factor
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents -> images (N, 3, H, W) in [0, 1]."""
+        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return ((images.float() + 1) / 2).clamp(0, 1)
+
+    def prompts(self, count: int) -> Tensor:
+        """The null prompt, repeated: (count, tokens, width)."""
+        return self.null_prompt.expand(count, -1, -1)
+
+
+def load_autoencoder(folder: Path) -> AutoencoderKL:
+    """Load a frozen autoencoder in fp32; raises `SacdError`."""
+    try:
+        vae = AutoencoderKL.from_pretrained(folder).float()
+    except (OSError, ValueError) as error:
+        raise SacdError(f"{folder}: not an autoencoder in the diffusers layout: {error}") from error
+    return vae.eval().requires_grad_(False)
+
+
+def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
+    """Write an autoencoder with fp16 weights."""
+    with atomic(folder) as temporary:
+        vae.half().save_pretrained(temporary)
+    vae.float()
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Images in [0, 1] -> uint8; values outside are clipped."""
+    return (images * 255).round().clamp(0, 255).to(torch.uint8)

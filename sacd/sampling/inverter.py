@@ -1,0 +1,107 @@
+"""Inversion of images with a trained adapter: the library's front door."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sacd.adapters.controlnet import ControlNetAdapter, load_adapter
+from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError
+from sacd.optimization import autocast
+from sacd.prior.prior import Prior, to_uint8
+from sacd.sampling.noise import initial_noise
+from sacd.sampling.sampler import sample_latents
+
+
+class Inverter:
+    """Samples images whose features match given ones.
+
+    Attributes:
+        prior, adapter: what draws.
+        backbone: what sees; None where features are given directly.
+        image_size: side of the images in pixels.
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        adapter: ControlNetAdapter,
+        backbone: Backbone | None,
+        device: torch.device,
+        precision: str = "bf16",
+    ):
+        self.prior, self.adapter, self.backbone = prior, adapter, backbone
+        self.device, self.precision = device, precision
+        self.image_size: int = prior.vae.config.sample_size
+        self._latent_shape = (prior.vae.config.latent_channels, *adapter.config.grid)
+
+    @classmethod
+    def from_pretrained(
+        cls, adapter: Path | str, experiment: Path | str | None = None, device: str = "cpu"
+    ) -> "Inverter":
+        """Load an adapter folder with the prior and backbone of its experiment.
+
+        `experiment` is the folder that holds `models/`; without it, the one in which the adapter
+        lies (`<experiment>/adapters/<backbone>/<adapter>`). Raises `SacdError`.
+        """
+        folder = Path(adapter)
+        root = Path(experiment) if experiment is not None else folder.resolve().parents[2]
+        if not (folder / "config.json").exists():
+            raise SacdError(
+                f"{folder}: not an adapter's folder (no config.json); "
+                f"it is <experiment>/adapters/<backbone>/<adapter>."
+            )
+        target = torch.device(device)
+        prior = Prior.from_pretrained(root / "models/prior").to(target)
+        loaded = load_adapter(folder, prior.unet).to(target)
+        backbone = Backbone.from_pretrained(root / "models/backbones" / loaded.config.backbone)
+        if backbone.config.layer != loaded.config.layer:
+            raise SacdError(
+                f"{folder}: was trained on layer '{loaded.config.layer}', but "
+                f"{root / 'models/backbones' / loaded.config.backbone} gives "
+                f"'{backbone.config.layer}'."
+            )
+        return cls(prior, loaded, backbone.to(target), target)
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """uint8 images (N, 3, H, W) -> features (N, C, h, w) of the inverter's backbone."""
+        if self.backbone is None:
+            raise SacdError("This inverter was made without a backbone: give features instead.")
+        return self.backbone(images.to(self.device).float() / 255)[0]
+
+    def sample(
+        self,
+        features: Tensor | None,
+        keys: Sequence[tuple[str, int]],
+        seed: int = 0,
+        steps: int = 20,
+        guidance: float = 1.5,
+    ) -> Tensor:
+        """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
+
+        features: (N, C, h, w) rows for the same keys, or None for the null feature.
+        """
+        noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
+        conditioned = None if features is None else features.to(self.device)
+        with torch.no_grad(), autocast(self.device, self.precision):
+            latents = sample_latents(self.prior, self.adapter, conditioned, noise, steps, guidance)
+            return to_uint8(self.prior.decode(latents)).cpu()
+
+    def invert(
+        self,
+        images: Tensor,
+        samples: int = 4,
+        seed: int = 0,
+        steps: int = 20,
+        guidance: float = 1.5,
+        ids: Sequence[str] | None = None,
+    ) -> Tensor:
+        """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
+        names = ids if ids is not None else [str(row) for row in range(len(images))]
+        keys = [(name, k) for name in names for k in range(samples)]
+        features = self.features(images).repeat_interleave(samples, 0)
+        drawn = self.sample(features, keys, seed, steps, guidance)
+        return drawn.unflatten(0, (len(images), samples))

@@ -1,0 +1,171 @@
+"""Sharded arrays on disk: images, features, latents and samples share this one format.
+
+A folder holds `shard-00000.safetensors`, `shard-00001.safetensors`, ... and `index.json`, which is
+written last: a folder with an index is complete. Row i of every array belongs to `ids[i]`. Rows are
+read through memory maps.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sacd.errors import SacdError
+from sacd.files import atomic, digest, read_json, write_json
+
+INDEX = "index.json"
+
+
+def write_shards(
+    folder: Path,
+    work: Path,
+    ids: Sequence[str],
+    rows_per_shard: int,
+    make: Callable[[int, int], dict[str, Tensor]],
+    info: dict[str, Any] | Callable[[Iterator[dict[str, Tensor]]], dict[str, Any]],
+    progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
+) -> None:
+    """Fill `folder` with `make(start, stop)` for every block of rows, resuming what is done.
+
+    Shards are collected in `work` (whose name must be unique to the settings that make them) and
+    moved to `folder` together; after a kill the same call goes on with the first missing shard.
+    `info` is stored in the index; a function is called with the arrays of every finished shard.
+    """
+    if len(set(ids)) != len(ids):
+        raise SacdError(f"{folder}: the ids of its rows are not unique.")
+    work.mkdir(parents=True, exist_ok=True)
+    starts = range(0, len(ids), rows_per_shard)
+    for number in progress(iter(range(len(starts))), len(starts)):
+        path = work / _shard_name(number)
+        if not path.exists():
+            rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
+            _save_shard(path, ids[rows], make(rows.start, rows.stop))
+    shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
+    _write_index(work, len(starts), info(shards) if callable(info) else info)
+    if folder.exists():
+        shutil.rmtree(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(work, folder)
+
+
+class Shards:
+    """Read access to a folder made by `write_shards`.
+
+    Attributes:
+        ids: one id a row, in order.
+        info: what the writer stored beside the arrays.
+
+    Raises `SacdError` if the folder is incomplete, or a shard is missing, truncated or swapped.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        index = read_json(folder / INDEX)
+        self.info: dict[str, Any] = index["info"]
+        self.ids: list[str] = []
+        self._starts: list[int] = []
+        self._shards: list[dict[str, Tensor]] = []
+        for number, expected in enumerate(index["shards"]):
+            path = folder / _shard_name(number)
+            ids, arrays = _open_shard(path, expected)
+            self._starts.append(len(self.ids))
+            self.ids += ids
+            self._shards.append(arrays)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def has(self, name: str) -> bool:
+        """Whether every row has the array `name`."""
+        return name in self._shards[0]
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of one row of the array `name`."""
+        return tuple(self._shards[0][name].shape[1:])
+
+    def read(self, name: str, rows: Sequence[int]) -> Tensor:
+        """The rows of the array `name`, stacked, as a copy in memory with the stored type."""
+        return torch.stack([self._row(name, row) for row in rows])
+
+    def read_all(self, name: str) -> Tensor:
+        """The whole array `name`, as a copy in memory."""
+        return torch.cat([shard[name] for shard in self._shards])
+
+    def require_ids(self, ids: Sequence[str], whose: str) -> None:
+        """Raise unless the rows are exactly `ids` in this order."""
+        if self.ids != list(ids):
+            raise SacdError(
+                f"{self.folder}: its rows are not those of {whose} in the same order; "
+                f"delete the folder and make it again."
+            )
+
+    def _row(self, name: str, row: int) -> Tensor:
+        number = bisect_right(self._starts, row) - 1
+        return self._shards[number][name][row - self._starts[number]]
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}.safetensors"
+
+
+def _save_shard(path: Path, ids: Sequence[str], arrays: dict[str, Tensor]) -> None:
+    for name, array in arrays.items():
+        if len(array) != len(ids):
+            raise ValueError(f"array {name} has {len(array)} rows for {len(ids)} ids")
+        if array.is_floating_point() and not bool(array.isfinite().all()):
+            raise SacdError(f"{path}: '{name}' is not finite (overflow or broken weights).")
+    with atomic(path) as temporary:
+        save_file(
+            {name: array.contiguous() for name, array in arrays.items()},
+            temporary,
+            metadata={"ids": json.dumps(list(ids))},
+        )
+
+
+def _open_shard(path: Path, expected: dict[str, Any]) -> tuple[list[str], dict[str, Tensor]]:
+    redo = "delete its folder and make it again"
+    if not path.exists():
+        raise SacdError(f"{path}: this shard is missing; {redo}.")
+    if path.stat().st_size != expected["bytes"]:
+        raise SacdError(
+            f"{path}: has {path.stat().st_size} bytes instead of {expected['bytes']} "
+            f"(truncated or overwritten); {redo}."
+        )
+    try:
+        with safe_open(path, framework="pt") as shard:
+            ids = json.loads(shard.metadata()["ids"])
+            arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no dict)
+    except SafetensorError as error:
+        raise SacdError(f"{path}: cannot be read ({error}); {redo}.") from error
+    if digest(ids) != expected["ids_sha256"]:
+        raise SacdError(f"{path}: holds other rows than its index says (shards swapped?); {redo}.")
+    return ids, arrays
+
+
+def _write_index(folder: Path, count: int, info: dict[str, Any]) -> None:
+    shards = []
+    for number in range(count):
+        path = folder / _shard_name(number)
+        with safe_open(path, framework="pt") as shard:
+            ids = json.loads(shard.metadata()["ids"])
+        with path.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+        shards.append(
+            {
+                "rows": len(ids),
+                "bytes": path.stat().st_size,
+                "ids_sha256": digest(ids),
+                # Not checked on reading (too slow at scale): it makes the index stand for the data.
+                "sha256": content,
+            }
+        )
+    write_json(folder / INDEX, {"info": info, "shards": shards})

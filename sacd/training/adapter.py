@@ -1,0 +1,107 @@
+"""Training of an adapter on cached latents and features; the prior stays frozen."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sacd.adapters.controlnet import ControlNetAdapter
+from sacd.optimization import Progress, Recipe, Trained, autocast, step_generator, train
+from sacd.prior.diffusion import noised
+from sacd.prior.prior import Prior
+
+CHECK_REPEATS = 4
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Latents and features of the same images, by row."""
+
+    count: int
+    latents: Callable[[list[int]], Tensor]
+    features: Callable[[list[int]], Tensor]
+
+
+def train_adapter(
+    adapter: ControlNetAdapter,
+    prior: Prior,
+    pairs: Pairs,
+    held_out: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    drop: float,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> Trained:
+    """Minimise the prior's own denoising loss given the features (FeatInv, section 3).
+
+    With probability `drop` an image's features are replaced by the null feature, which makes the
+    unconditional branch for guidance. held_out: (latents, features) of validation images for
+    `condition_check`. The adapter ends with averaged weights.
+    """
+    parameters = dict(adapter.requires_grad_(True).named_parameters())
+    unet, scheduler = prior.unet, prior.scheduler
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(pairs.count, (recipe.batch,), generator=generator).tolist()
+        dropped = torch.rand(recipe.batch, generator=generator) < drop
+        noisy, times, target = noised(scheduler, pairs.latents(rows).float().to(device), generator)
+        hint = adapter.hint(pairs.features(rows).to(device), dropped.to(device))
+        predicted = adapter(unet, noisy, times, prior.prompts(len(rows)), hint)
+        return F.mse_loss(predicted.float(), target), {}
+
+    def check(averaged: dict[str, Tensor]) -> dict[str, float]:
+        current = {name: p.detach().clone() for name, p in parameters.items()}
+        _copy(averaged, adapter)
+        losses = condition_check(adapter, prior, *held_out, recipe, device)
+        _copy(current, adapter)
+        return losses
+
+    trained = train(parameters, loss, recipe, work, progress, check=check)
+    _copy(trained.weights, adapter)
+    adapter.eval().requires_grad_(False)
+    return trained
+
+
+@torch.no_grad()
+def condition_check(
+    adapter: ControlNetAdapter,
+    prior: Prior,
+    latents: Tensor,
+    features: Tensor,
+    recipe: Recipe,
+    device: torch.device,
+) -> dict[str, float]:
+    """Denoising loss on fixed images with the true, shuffled (rolled by one) and null feature.
+
+    The same noise and timesteps serve all three, so the losses differ by the feature alone. An
+    adapter whose `loss_true` is not below `loss_shuffled` does not use its condition.
+    """
+    hints = {
+        "loss_true": adapter.hint(features.to(device)),
+        "loss_shuffled": adapter.hint(features.roll(1, 0).to(device)),
+        "loss_null": adapter.null_hint(len(features)),
+    }
+    sums = dict.fromkeys(hints, 0.0)
+    for repeat in range(CHECK_REPEATS):
+        generator = step_generator(recipe.seed, 2**31 + repeat)
+        noisy, times, target = noised(prior.scheduler, latents.float().to(device), generator)
+        for name, hint in hints.items():
+            with autocast(device, recipe.precision):
+                predicted = adapter(prior.unet, noisy, times, prior.prompts(len(noisy)), hint)
+            sums[name] += float(F.mse_loss(predicted.float(), target)) / CHECK_REPEATS
+    return sums
+
+
+def uses_condition(history: list[dict[str, float]]) -> bool:
+    """Whether the last check of a run found the true feature better than a shuffled one."""
+    return history[-1]["loss_true"] < history[-1]["loss_shuffled"]
+
+
+@torch.no_grad()
+def _copy(weights: dict[str, Tensor], adapter: ControlNetAdapter) -> None:
+    for name, parameter in adapter.named_parameters():
+        parameter.copy_(weights[name])

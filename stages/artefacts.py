@@ -1,0 +1,60 @@
+"""Where every artefact lies in an experiment's folder, and what is shown of the results."""
+
+from pathlib import Path
+
+SPLITS = ("train", "val", "test")
+
+MANIFEST = Path("data/manifest.parquet")
+SKIPPED = Path("data/skipped.csv")
+AUTOENCODER = Path("models/autoencoder")
+PRIOR = Path("models/prior")
+ROUND_TRIP = Path("latents/round_trip")  # the test images, encoded and decoded again
+TABLES = Path("results/tables")
+FIGURES = Path("results/figures")
+REPORT = Path("results/report.html")
+
+VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+# Metrics that make the point, in the tables people read.
+SHOWN = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "psnr_db", "spread_image")
+
+
+def image_folder(split: str) -> Path:
+    """Prepared images."""
+    return Path("data/images") / split
+
+
+def backbone_folder(backbone: str) -> Path:
+    """A backbone's weights and configuration."""
+    return Path("models/backbones") / backbone
+
+
+def probe_folder(probe: str) -> Path:
+    """A probe's weights and configuration."""
+    return Path("models/probes") / probe
+
+
+def latent_folder(split: str) -> Path:
+    """Cached latents."""
+    return Path("latents") / split
+
+
+def feature_folder(backbone: str, split: str) -> Path:
+    """Cached features."""
+    return Path("features") / backbone / split
+
+
+def adapter_folder(backbone: str, adapter: str) -> Path:
+    """A trained adapter."""
+    return Path("adapters") / backbone / adapter
+
+
+def sample_folder(backbone: str, method: str) -> Path:
+    """Samples drawn by a method."""
+    return Path("samples") / backbone / method
+
+
+def score_file(backbone: str, method: str) -> Path:
+    """Scores of a method's samples; `references` stands for floors and ceilings."""
+    return Path("scores") / backbone / f"{method}.parquet"

@@ -1,0 +1,54 @@
+"""Run a backbone over the prepared images of every split: features/<backbone>/<split>/."""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sacd.backbones.backbone import Backbone
+from sacd.features.cache import extract, measure_statistics
+from sacd.shards import INDEX, Shards, write_shards
+from stages.artefacts import SPLITS, backbone_folder, feature_folder, image_folder
+from stages.common import Clock, content, device, progress, run, work_folder
+
+ROWS_PER_SHARD = 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True)
+    name = parser.parse_args().backbone
+    clock = Clock()
+    folder = backbone_folder(name)
+    backbone = Backbone.from_pretrained(folder).to(device())
+    identity = [content(folder / file) for file in ("config.json", "model.safetensors")]
+    for split in SPLITS:
+        _extract(name, split, backbone, identity)
+    clock.write_record(Path("features") / name / "record.json", {"backbone": identity})
+
+
+def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> None:
+    images = Shards(image_folder(split))
+
+    def block(start: int, stop: int) -> dict[str, Tensor]:
+        return extract(backbone, images.read("images", range(start, stop)), device())
+
+    def info(shards: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
+        statistics = measure_statistics(shard["features"] for shard in shards)
+        return {"layer": backbone.config.layer, "statistics": vars(statistics)}
+
+    write_shards(
+        feature_folder(name, split),
+        work_folder("cache_features", split, content(images.folder / INDEX), *identity),
+        images.ids,
+        ROWS_PER_SHARD,
+        block,
+        info,
+        progress(f"features {name} {split}"),
+    )
+
+
+if __name__ == "__main__":
+    run(main)

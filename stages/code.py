@@ -1,0 +1,67 @@
+"""The version of the code that a stage runs: a digest of every module of ours that it imports.
+
+Comments and layout do not count (the syntax tree is hashed), so only edits that can change a result
+make Snakemake run a rule again.
+"""
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OURS = ("sacd", "stages")
+
+
+@cache
+def code_files(module: str) -> tuple[Path, ...]:
+    """Paths, relative to the repository, of a module and all of ours it imports, sorted."""
+    found: dict[Path, None] = {}
+    pending = [module]
+    while pending:
+        path = _module_file(pending.pop())
+        if path is None or path in found:
+            continue
+        found[path] = None
+        pending += _imports(path)
+    return tuple(sorted(path.relative_to(ROOT) for path in found))
+
+
+@cache
+def code_version(module: str) -> str:
+    """Digest (16 hex digits) of the syntax trees of `code_files(module)`."""
+    digest = hashlib.sha256()
+    for path in code_files(module):
+        tree = _without_docstrings(ast.parse((ROOT / path).read_text()))
+        digest.update(f"{path}\n{ast.dump(tree)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _module_file(module: str) -> Path | None:
+    if module.split(".")[0] not in OURS:
+        return None
+    path = ROOT / Path(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.exists():
+            return candidate
+    return None
+
+
+def _imports(path: Path) -> list[str]:
+    """Names of modules imported anywhere in a file (also `from package import module`)."""
+    names = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
+def _without_docstrings(tree: ast.Module) -> ast.Module:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+            first.value = ast.Constant("")
+    return tree

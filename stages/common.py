@@ -1,0 +1,126 @@
+"""What every stage shares: its frame, its place for unfinished work, and its record."""
+
+import io
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sacd.errors import SacdError
+from sacd.files import digest, read_json, write_json
+from stages.code import code_version
+
+WORK = Path(".work")
+PACKAGES = ("torch", "diffusers", "timm", "numpy", "pandas")
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a stage; a `SacdError` becomes one message on stderr and exit status 1."""
+    try:
+        main()
+    except SacdError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        sys.exit(130)
+
+
+def progress(label: str) -> Callable[[Iterator[int], int], Iterator[int]]:
+    """A tqdm bar as the progress callback of the library's loops."""
+    from tqdm import tqdm
+
+    def bar(items: Iterator[int], total: int) -> Iterator[int]:
+        if sys.stderr.isatty():
+            return iter(tqdm(items, total=total, desc=label))
+        return iter(tqdm(items, total=total, desc=label, mininterval=10.0, file=_Lines()))
+
+    return bar
+
+
+class _Lines(io.TextIOBase):
+    """Standard error for a log: a line for each redraw of a bar instead of a carriage return."""
+
+    def write(self, text: str) -> int:
+        if stripped := text.strip():
+            sys.stderr.write(stripped + "\n")
+        return len(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+@cache
+def device() -> Any:
+    """The GPU if there is one, else the CPU."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def work_folder(stage: str, *determining: Any) -> Path:
+    """Where unfinished work of a stage lies: named by everything that determines its result.
+
+    Interrupted work is taken up only by a run with the same parameters, code and inputs.
+    """
+    return WORK / f"{stage}-{digest([stage, code_version(f'stages.{stage}'), *determining])[:16]}"
+
+
+def content(path: Path) -> str:
+    """A short digest of a file that stands for a finished input (an index, a configuration)."""
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+
+class Clock:
+    """Measures a stage's wall time and writes its record."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def write_record(self, path: Path, settings: Any, **more: Any) -> None:
+        """Write parameters, versions, code revision, device and seconds beside a result."""
+        write_json(
+            path,
+            {
+                "parameters": settings,
+                "packages": {name: version(name) for name in PACKAGES},
+                "python": platform.python_version(),
+                "revision": _revision(),
+                "device": _device_name(),
+                "wall_seconds": round(time.monotonic() - self._started, 2),
+                **more,
+            },
+        )
+
+
+def _revision() -> str:
+    """Commit of the code, with `-dirty` if it was edited since."""
+    here = Path(__file__).parent
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            cwd=here, capture_output=True, text=True, check=True,
+        ).stdout.strip()  # fmt: skip
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record a stage left in `folder`."""
+    return read_json(folder / "record.json")

@@ -1,0 +1,79 @@
+"""What the two scoring stages share: the truth, the eyes, and the table of scores."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sacd.backbones.backbone import Backbone
+from sacd.files import atomic, write_json
+from sacd.metrics.finder import load_finder
+from sacd.metrics.scoring import Eyes, Truth, score_batch
+from sacd.metrics.sets import frechet_distance
+from sacd.shards import Shards
+from stages.artefacts import backbone_folder, feature_folder, image_folder, probe_folder
+from stages.common import device, progress
+from stages.inputs import load_masks
+from stages.settings import Settings
+
+IMAGES_PER_BATCH = 16
+
+
+def load_truth(backbone: str, settings: Settings) -> Truth:
+    """Test images with everything known of them, checked to be in one order."""
+    images = Shards(image_folder("test"))
+    seen, judged = (
+        Shards(feature_folder(name, "test")) for name in (backbone, settings.compare.judge)
+    )
+    for features in (seen, judged):
+        features.require_ids(images.ids, str(images.folder))
+    masks = load_masks("test", settings.images.size) if settings.compare.probes else None
+    return Truth(
+        ids=images.ids,
+        images=images.read_all("images"),
+        features=seen.read_all("features"),
+        logits=seen.read_all("logits") if seen.has("logits") else None,
+        judge_features=judged.read_all("features"),
+        judge_logits=judged.read_all("logits") if judged.has("logits") else None,
+        masks=masks,
+    )
+
+
+def load_eyes(backbone: str, settings: Settings) -> Eyes:
+    """The inverted backbone, the judge and, in the embedded world, the finder."""
+    finders = [n for n in settings.compare.probes if settings.probes[n].kind == "finder"]
+    return Eyes(
+        Backbone.from_pretrained(backbone_folder(backbone)).to(device()),
+        Backbone.from_pretrained(backbone_folder(settings.compare.judge)).to(device()),
+        load_finder(probe_folder(finders[0])).to(device()) if finders else None,
+        device(),
+    )
+
+
+def score_images(
+    truth: Truth, samples: Callable[[int, int], Tensor], eyes: Eyes, label: str
+) -> tuple[pd.DataFrame, Tensor]:
+    """Score `samples(start, stop)`, uint8 (n, K, 3, H, W), of all test images in batches."""
+    starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
+    tables, judged = [], []
+    for start in progress(label)(iter(starts), len(starts)):
+        stop = min(start + IMAGES_PER_BATCH, len(truth.ids))
+        table, pooled = score_batch(truth.rows(start, stop), samples(start, stop), eyes)
+        tables.append(table)
+        judged.append(pooled)
+    return pd.concat(tables, ignore_index=True), torch.cat(judged)
+
+
+def judge_frechet(judged: Tensor, judge: str) -> float:
+    """Fréchet distance, in the judge's pooled features, to the images of the train split."""
+    reference = Shards(feature_folder(judge, "train")).read_all("features")
+    return frechet_distance(judged, reference.float().mean((2, 3)))
+
+
+def write_scores(path: Path, table: pd.DataFrame, set_scores: dict[str, dict[str, float]]) -> None:
+    """Write the per-image table and, beside it, scores of whole sets by method (JSON)."""
+    write_json(path.with_suffix(".sets.json"), set_scores)
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)

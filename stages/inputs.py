@@ -1,0 +1,21 @@
+"""Reading artefacts that several stages need, checked against the manifest."""
+
+import torch
+from torch import Tensor
+
+from sacd.images.manifest import read_manifest, unpack_masks
+from sacd.shards import Shards
+from stages.artefacts import MANIFEST, image_folder
+
+
+def load_images(split: str) -> tuple[Tensor, Tensor]:
+    """Images uint8 (N, 3, H, W) and labels int64 (N,) of a split."""
+    shards = Shards(image_folder(split))
+    table = read_manifest(MANIFEST, split)
+    shards.require_ids(table.image_id.tolist(), str(MANIFEST))
+    return shards.read_all("images"), torch.tensor(table.label.to_numpy())
+
+
+def load_masks(split: str, size: int) -> Tensor:
+    """Masks of the true objects, bool (N, size, size)."""
+    return torch.from_numpy(unpack_masks(read_manifest(MANIFEST, split)["mask"], size))

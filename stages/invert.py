@@ -1,0 +1,56 @@
+"""Invert one image and save original and samples side by side."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from sacd.errors import SacdError
+from sacd.files import atomic
+from sacd.images.collection import Unusable, load_square
+from sacd.metrics.features import feature_scores
+from sacd.sampling.inverter import Inverter
+from stages.common import device
+
+GAP = 4  # white pixels between pictures
+
+
+def invert(
+    image: Path, adapter: Path, samples: int, out: Path, seed: int, steps: int, guidance: float
+) -> None:
+    """Write `out` (by its extension) and print the feature cosine of every sample."""
+    if samples < 1 or steps < 1:
+        raise SacdError("--samples and --steps must be at least 1.")
+    if out.suffix.lower() not in Image.registered_extensions():
+        raise SacdError(f"--out {out}: unknown image type '{out.suffix}'; name it .png, say.")
+    try:
+        data = image.read_bytes()
+    except OSError as error:
+        raise SacdError(f"{image}: cannot be read ({error.strerror}).") from error
+    inverter = Inverter.from_pretrained(adapter, device=str(device()))
+    try:
+        pixels, _, _ = load_square(data, inverter.image_size)
+    except Unusable as reason:
+        raise SacdError(f"{image}: {reason}.") from reason
+    original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    drawn = inverter.invert(original[None], samples, seed, steps, guidance, ids=[image.name])[0]
+    _save_row(torch.cat([original[None], drawn]), out)
+    truth = inverter.features(original[None]).cpu()
+    scores = feature_scores(inverter.features(drawn).cpu(), truth.expand(samples, -1, -1, -1))
+    for number, cosine in enumerate(scores["cos_median"].tolist()):
+        print(f"sample {number + 1}: cos_median {cosine:.3f}")
+    print(f"{out}: the original, then {samples} samples")
+
+
+def _save_row(images: torch.Tensor, out: Path) -> None:
+    """uint8 images (N, 3, S, S) in a row on white."""
+    size = images.shape[-1]
+    row = np.full((size, len(images) * (size + GAP) - GAP, 3), 255, np.uint8)
+    for number, picture in enumerate(images.permute(0, 2, 3, 1).numpy()):
+        left = number * (size + GAP)
+        row[:, left : left + size] = picture
+    with atomic(out) as temporary:
+        Image.fromarray(row).save(
+            temporary, format=Image.registered_extensions()[out.suffix.lower()]
+        )

@@ -1,0 +1,85 @@
+"""Provide the prior's autoencoder as models/autoencoder/: import it, or train it."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError
+from sacd.optimization import Recipe
+from sacd.prior.autoencoder import FeatureLoss, train_autoencoder
+from sacd.prior.prior import load_autoencoder, save_autoencoder
+from sacd.shards import INDEX
+from stages.artefacts import AUTOENCODER, image_folder
+from stages.common import Clock, content, device, progress, read_record, run, work_folder
+from stages.inputs import load_images
+from stages.make_backbone import obtain_network
+from stages.settings import Settings, load_settings
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    clock, settings = Clock(), load_settings()
+    if settings.prior.source == "train":
+        vae, training = _train(settings)
+    else:
+        source = Path(settings.prior.source).expanduser()
+        if not source.is_dir():
+            raise SacdError(f"prior.source: {source}: no such folder; give it, or 'train'.")
+        vae = load_autoencoder(source / "vae")
+        record = source / "vae" / "record.json"
+        training = read_record(record.parent)["training"] if record.exists() else {}
+        training = {"imported": settings.prior.source, **training}
+    save_autoencoder(vae, AUTOENCODER)
+    clock.write_record(
+        AUTOENCODER / "record.json",
+        {
+            "seed": settings.seed,
+            "prior": settings.prior.model_dump(include={"source", "autoencoder"}),
+        },
+        training=training,
+        val_psnr_db=_psnr(vae),
+    )
+
+
+def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
+    chosen = settings.prior.autoencoder
+    assert chosen is not None  # the settings' check
+    images, _ = load_images("train")
+    config, critic, _ = obtain_network(chosen.critic, settings.seed, "prior.autoencoder.critic")
+    work = work_folder(
+        "make_autoencoder",
+        settings.seed,
+        chosen.model_dump(),
+        content(image_folder("train") / INDEX),
+    )
+    vae, trained = train_autoencoder(
+        chosen.options,
+        images,
+        Recipe(**chosen.training.model_dump(), seed=settings.seed),
+        FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers),
+        chosen.feature_weight,
+        work,
+        device(),
+        progress("autoencoder"),
+    )
+    return vae, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+
+
+@torch.no_grad()
+def _psnr(vae: AutoencoderKL) -> float:
+    """Mean PSNR (dB) of the round trip on the val split."""
+    images, _ = load_images("val")
+    vae = vae.to(device())
+    values = []
+    for batch in images.split(64):
+        truth = batch.to(device()).float() / 255
+        ours = (vae.decode(vae.encode(2 * truth - 1).latent_dist.mean).sample + 1) / 2
+        values.append(-10 * ((ours.clamp(0, 1) - truth) ** 2).mean((1, 2, 3)).log10())
+    return round(float(torch.cat(values).mean()), 2)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,117 @@
+"""Provide a backbone as models/backbones/<name>/: import it, or train it on the train split."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from sacd.backbones.backbone import (
+    FINAL,
+    Backbone,
+    BackboneConfig,
+    create_network,
+    load_weights,
+    save_backbone,
+)
+from sacd.backbones.training import train_backbone
+from sacd.errors import SacdError
+from sacd.optimization import Recipe
+from sacd.shards import INDEX
+from stages.artefacts import backbone_folder, image_folder
+from stages.common import Clock, content, device, progress, read_record, run, work_folder
+from stages.inputs import load_images
+from stages.settings import BackboneSettings, load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True)
+    name = parser.parse_args().backbone
+    clock, settings = Clock(), load_settings()
+    chosen = settings.backbones[name]
+    config, network, training = obtain_network(chosen, settings.seed, f"backbones.{name}")
+
+    backbone = Backbone(config, network.float().cpu())
+    features, _ = backbone(torch.zeros(2, 3, settings.images.size, settings.images.size))
+    folder = backbone_folder(name)
+    save_backbone(folder, config, network)
+    clock.write_record(
+        folder / "record.json",
+        {"seed": settings.seed, "backbone": chosen.model_dump()},
+        parameters_in_network=sum(p.numel() for p in network.parameters()),
+        feature_shape=list(features.shape[1:]),
+        training=training,
+        val_top1=_accuracy(backbone),
+    )
+
+
+def obtain_network(
+    chosen: BackboneSettings, seed: int, where: str
+) -> tuple[BackboneConfig, torch.nn.Module, dict[str, object]]:
+    """Import or train the network of a section of params.yaml (`where`); also says how."""
+    config = BackboneConfig(
+        model=chosen.model,
+        options=chosen.options,
+        input_size=chosen.input_size,
+        mean=tuple(chosen.mean),  # type: ignore[arg-type]
+        std=tuple(chosen.std),  # type: ignore[arg-type]
+        layer=chosen.layer,
+    )
+    if chosen.source != "train":
+        return config, *_import(config, chosen.source, where)
+    if config.layer != FINAL:
+        raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
+    assert chosen.training is not None  # the settings' check
+    options = chosen.training.model_dump()
+    jitter = options.pop("color_jitter")
+    images, labels = load_images("train")
+    work = work_folder(
+        "make_backbone", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
+    )
+    network, trained = train_backbone(
+        config,
+        images,
+        labels,
+        Recipe(**options, seed=seed),
+        jitter,
+        work,
+        device(),
+        progress(where),
+    )
+    return config, network, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+
+
+def _import(
+    config: BackboneConfig, source: str, where: str
+) -> tuple[torch.nn.Module, dict[str, object]]:
+    """Weights from timm's hub, a safetensors file or a folder of this rule, with its record."""
+    if source == "timm":
+        return create_network(config, pretrained=True), {"imported": f"timm:{config.model}"}
+    path = Path(source).expanduser()
+    if not path.exists():
+        raise SacdError(
+            f"{where}.source: '{source}' does not exist; give 'train', 'timm', a .safetensors file "
+            f"or a folder that this rule made."
+        )
+    network = create_network(config)
+    load_weights(network, path / "model.safetensors" if path.is_dir() else path)
+    original = read_record(path)["training"] if path.is_dir() else {}
+    return network, {"imported": source, **original}
+
+
+@torch.no_grad()
+def _accuracy(backbone: Backbone) -> float | None:
+    """Top-1 on the val split, where the head's classes are the images' classes."""
+    images, labels = load_images("val")
+    if not backbone.has_head or backbone.network.num_classes != int(labels.max()) + 1:
+        return None
+    backbone.to(device())
+    hits = [
+        backbone(batch.to(device()).float() / 255)[1].argmax(1).cpu() == truth
+        for batch, truth in zip(images.split(64), labels.split(64), strict=True)
+    ]
+    return round(float(torch.cat(hits).float().mean()), 4)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""Provide the whole prior as models/prior/ (diffusers layout): import it, or train its U-Net."""
+
+import argparse
+from pathlib import Path
+
+from sacd.optimization import Recipe
+from sacd.prior.diffusion import create_scheduler, train_unet
+from sacd.prior.prior import Prior, load_autoencoder
+from sacd.shards import INDEX, Shards
+from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
+from stages.common import Clock, content, device, progress, read_record, run, work_folder
+from stages.settings import Settings, load_settings
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    clock, settings = Clock(), load_settings()
+    if settings.prior.source == "train":
+        prior, training = _train(settings)
+    else:
+        source = Path(settings.prior.source).expanduser()
+        prior = Prior.from_pretrained(source)
+        record = source / "record.json"
+        training = read_record(source)["training"] if record.exists() else {}
+        training = {"imported": settings.prior.source, **training}
+    prior.save(PRIOR)
+    clock.write_record(
+        PRIOR / "record.json",
+        {"seed": settings.seed, "prior": settings.prior.model_dump(include={"source", "unet"})},
+        parameters_in_unet=sum(p.numel() for p in prior.unet.parameters()),
+        training=training,
+    )
+
+
+def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
+    chosen = settings.prior.unet
+    assert chosen is not None  # the settings' check
+    unet, prompt, trained = train_unet(
+        chosen.options,
+        Shards(latent_folder("train")).read_all("latents"),
+        Recipe(**chosen.training.model_dump(), seed=settings.seed),
+        work_folder(
+            "make_prior",
+            settings.seed,
+            chosen.model_dump(),
+            content(latent_folder("train") / INDEX),
+            content(AUTOENCODER / VAE_WEIGHTS),
+        ),
+        device(),
+        progress("prior"),
+    )
+    prior = Prior(unet, load_autoencoder(AUTOENCODER), create_scheduler(), prompt)
+    return prior, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,75 @@
+"""Provide a probe as models/probes/<name>/: import it, or train it on true factors."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DModel
+
+from sacd.files import atomic
+from sacd.metrics.finder import load_finder, mask_iou, mask_logits, train_finder
+from sacd.optimization import Recipe
+from sacd.shards import INDEX
+from stages.artefacts import image_folder, probe_folder
+from stages.common import Clock, content, device, progress, read_record, run, work_folder
+from stages.inputs import load_images, load_masks
+from stages.settings import ProbeSettings, load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--probe", required=True)
+    name = parser.parse_args().probe
+    clock, settings = Clock(), load_settings()
+    chosen = settings.probes[name]
+    if chosen.source == "train":
+        finder, training = _train(chosen, settings.seed, name)
+    else:
+        source = Path(chosen.source).expanduser()
+        finder, training = load_finder(source), read_record(source)["training"]
+    folder = probe_folder(name)
+    with atomic(folder) as temporary:
+        finder.half().save_pretrained(temporary)
+    clock.write_record(
+        folder / "record.json",
+        {"seed": settings.seed, "probe": chosen.model_dump()},
+        training=training,
+        val_iou=_val_iou(finder.float()),
+    )
+
+
+def _train(chosen: ProbeSettings, seed: int, name: str) -> tuple[UNet2DModel, dict[str, object]]:
+    assert chosen.training is not None  # the settings' check
+    images, masks = _images_and_masks("train")
+    finder, trained = train_finder(
+        chosen.width,
+        images,
+        masks,
+        Recipe(**chosen.training.model_dump(), seed=seed),
+        work_folder(
+            "make_probe", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
+        ),
+        device(),
+        progress(f"probe {name}"),
+    )
+    return finder, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+
+
+def _images_and_masks(split: str) -> tuple[torch.Tensor, torch.Tensor]:
+    images, _ = load_images(split)
+    return images, load_masks(split, images.shape[-1])
+
+
+@torch.no_grad()
+def _val_iou(finder: UNet2DModel) -> float:
+    images, masks = _images_and_masks("val")
+    finder = finder.to(device())
+    overlaps = [
+        mask_iou(mask_logits(finder, batch.to(device()) / 255).cpu() > 0, truth)
+        for batch, truth in zip(images.split(64), masks.split(64), strict=True)
+    ]
+    return round(float(torch.cat(overlaps).mean()), 4)
+
+
+if __name__ == "__main__":
+    run(main)

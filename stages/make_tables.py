@@ -1,0 +1,159 @@
+"""Summarise scores: results/tables/{main,checks,training}.csv and main.md.
+
+main: means over images with 95 % bootstrap intervals, floors and ceilings among the methods.
+checks: what the comparison claims, each with its numbers and whether it holds.
+training: one row an adapter, with the test that its condition is used.
+"""
+
+import argparse
+from itertools import pairwise
+
+import pandas as pd
+
+from sacd.files import atomic, read_json
+from sacd.metrics.bootstrap import mean_interval
+from stages.artefacts import SHOWN, TABLES, adapter_folder, sample_folder, score_file
+from stages.common import Clock, read_record, run
+from stages.settings import Settings, load_settings
+
+METRICS = (
+    "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",
+    "judge_cos_median", "judge_cos_pooled", "judge_top1_match", "judge_top5_match", "object_iou",
+    "psnr_db", "ssim", "lpips", "spread_image", "spread_features",
+)  # fmt: skip
+CEILINGS = ("original", "autoencoder")
+FLOORS = ("same_class", "shuffled", "random_image")
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    clock, settings = Clock(), load_settings()
+    table = pd.DataFrame(
+        [
+            _summary(backbone, method, settings)
+            for backbone in settings.compare.backbones
+            for method in (*CEILINGS, *settings.compare.methods, *FLOORS)
+        ]
+    )
+    tables = {"main": table, "checks": _checks(table, settings), "training": _training(settings)}
+    for name, content in tables.items():
+        with atomic(TABLES / f"{name}.csv") as temporary:
+            content.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    with atomic(TABLES / "main.md") as temporary:
+        temporary.write_text(_markdown(table))
+    clock.write_record(TABLES / "record.json", settings.model_dump())
+
+
+def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object]:
+    """One row of the main table."""
+    reference = method in CEILINGS + FLOORS
+    path = score_file(backbone, "references" if reference else method)
+    scores = pd.read_parquet(path)
+    scores = scores[scores.method == method]
+    kind = "ceiling" if method in CEILINGS else "floor" if method in FLOORS else "method"
+    row: dict[str, object] = {
+        "backbone": backbone,
+        "method": method,
+        "kind": kind,
+        "images": scores.image_id.nunique(),
+        "samples_per_image": int(scores.groupby("image_id").size().iloc[0]),
+    }
+    for metric in METRICS:
+        if metric not in scores:
+            row |= {metric: None, f"{metric}_low": None, f"{metric}_high": None}
+            continue
+        values = scores.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
+        mean, low, high = mean_interval(values, settings.seed)
+        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    row |= read_json(path.with_suffix(".sets.json"))[method]
+    if not reference:
+        record = read_record(sample_folder(backbone, method))
+        drawn = len(scores)
+        row["seconds_per_sample"] = record["wall_seconds"] / drawn
+    return row
+
+
+def _checks(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
+    """Each method against the next in `compare.methods`, and the share of the gap it closes."""
+    rows = []
+    for backbone, group in table.groupby("backbone", sort=False):
+        by_method = group.set_index("method")
+        for better, worse in pairwise(settings.compare.methods):
+            for metric in ("cos_median", "top1_match", "object_iou"):
+                if by_method[metric].isna().any():
+                    continue
+                high, low = by_method.loc[better], by_method.loc[worse]
+                rows.append(
+                    {
+                        "backbone": backbone,
+                        "check": f"{better} above {worse}, intervals apart",
+                        "metric": metric,
+                        "value": high[metric],
+                        "against": low[metric],
+                        "holds": bool(high[f"{metric}_low"] > low[f"{metric}_high"]),
+                    }
+                )
+        cosines = by_method.cos_median
+        main, floor, ceiling = (
+            cosines[name] for name in (settings.compare.main_method, "shuffled", "autoencoder")
+        )
+        share = (main - floor) / (ceiling - floor)
+        rows.append(
+            {
+                "backbone": backbone,
+                "check": "share of the way from shuffled to autoencoder",
+                "metric": "cos_median",
+                "value": share,
+                "against": settings.compare.gap_closed,
+                "holds": bool(share >= settings.compare.gap_closed),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _training(settings: Settings) -> pd.DataFrame:
+    rows = []
+    for backbone in settings.compare.backbones:
+        for adapter in settings.compare.adapters:
+            folder = adapter_folder(backbone, adapter)
+            training, record = read_json(folder / "training.json"), read_record(folder)
+            last = training["history"][-1]
+            rows.append(
+                {
+                    "backbone": backbone,
+                    "adapter": adapter,
+                    "steps": int(last["step"]),
+                    "training_seconds": record["training_seconds"],
+                    "parameters": record["parameters_in_adapter"],
+                    "loss_true": last["loss_true"],
+                    "loss_shuffled": last["loss_shuffled"],
+                    "loss_null": last["loss_null"],
+                    "uses_condition": training["uses_condition"],
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """The main table for reading: mean [interval] of the metrics that make the point."""
+    lines = [
+        "| backbone | method | " + " | ".join(SHOWN) + " |",
+        "|---|---|" + "---|" * len(SHOWN),
+    ]
+    for row in table.to_dict("records"):
+        cells = [_cell(row, metric) for metric in SHOWN]
+        name = row["method"] if row["kind"] == "method" else f"{row['method']} ({row['kind']})"
+        lines.append(f"| {row['backbone']} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(row: dict[str, object], metric: str) -> str:
+    mean, low, high = (row[f"{metric}{suffix}"] for suffix in ("", "_low", "_high"))
+    if mean is None or mean != mean:
+        return "n/a"
+    digits = 1 if metric == "psnr_db" else 3
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,111 @@
+"""Draw results/figures/{reconstructions,scores,training}.{png,pdf} from samples and scores."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sacd.figures.intervals import plot_intervals
+from sacd.figures.reconstructions import Panel, plot_reconstructions
+from sacd.figures.style import save_figure
+from sacd.figures.training import plot_training
+from sacd.files import read_json
+from sacd.metrics.images import pixel_spread
+from sacd.shards import Shards
+from stages.artefacts import (
+    FIGURES,
+    ROUND_TRIP,
+    TABLES,
+    adapter_folder,
+    image_folder,
+    sample_folder,
+    score_file,
+)
+from stages.common import Clock, run
+from stages.settings import Settings, load_settings
+
+IMAGES_SHOWN = 3
+SAMPLES_SHOWN = 4
+SPREAD_LIMIT = 0.3
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    clock, settings = Clock(), load_settings()
+    save_figure(plot_reconstructions(_rows(settings), SPREAD_LIMIT), FIGURES / "reconstructions")
+    table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
+    metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
+    present = [name for name in metrics if table[name].notna().any()]
+    save_figure(plot_intervals(table[table.method != "original"], present), FIGURES / "scores")
+    histories = {
+        (backbone, adapter): read_json(adapter_folder(backbone, adapter) / "training.json")[
+            "history"
+        ]
+        for backbone in settings.compare.backbones
+        for adapter in settings.compare.adapters
+    }
+    save_figure(plot_training(histories), FIGURES / "training")
+    clock.write_record(FIGURES / "record.json", settings.compare.model_dump())
+
+
+def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
+    """For a few test images, a row for each backbone."""
+    test, round_trip = Shards(image_folder("test")), Shards(ROUND_TRIP)
+    # Spread over the split, so that classes differ; fixed, so that nobody picked them.
+    chosen = np.linspace(0, len(test) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
+    rows = []
+    for number in chosen:
+        for backbone in settings.compare.backbones:
+            references = _scores(backbone, "references", test.ids[number])
+            trip = references[references.method == "autoencoder"]
+            panels = [
+                Panel("original", _rgb(test.read("images", [number])[0])),
+                Panel(
+                    "autoencoder\nround trip",
+                    _rgb(round_trip.read("images", [number])[0]),
+                    _note(trip, 0),
+                ),
+            ]
+            for method in settings.compare.methods:
+                panels += _method_panels(backbone, method, number, test.ids[number], settings)
+            rows.append((backbone, panels))
+    return rows
+
+
+def _method_panels(
+    backbone: str, method: str, number: int, image_id: str, settings: Settings
+) -> list[Panel]:
+    """All samples and the spread map of the main method, one sample of the others."""
+    samples = Shards(sample_folder(backbone, method)).read("images", [number])
+    scores = _scores(backbone, method, image_id)
+    main = method == settings.compare.main_method
+    shown = min(SAMPLES_SHOWN if main else 1, samples.shape[1])
+    panels = [
+        Panel(f"{method}\nsample {k + 1}", _rgb(samples[0, k]), _note(scores, k))
+        for k in range(shown)
+    ]
+    if main:
+        spread = pixel_spread(samples.float() / 255)[0].numpy()
+        panels.append(Panel(f"{method}\nspread", spread, f"mean {spread.mean():.2f}"))
+    return panels
+
+
+def _scores(backbone: str, method: str, image_id: str) -> pd.DataFrame:
+    table = pd.read_parquet(score_file(backbone, method))
+    return table[table.image_id == image_id]
+
+
+def _note(scores: pd.DataFrame, sample: int) -> str:
+    """Feature cosine of a sample, and a tick if the backbone sees the same class."""
+    row = scores[scores["sample"] == sample].iloc[0]
+    same = "" if "top1_match" not in row else (" ✓" if row.top1_match else " ✗")
+    return f"cos {row.cos_median:.2f}{same}"
+
+
+def _rgb(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+if __name__ == "__main__":
+    run(main)

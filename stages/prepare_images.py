@@ -1,0 +1,176 @@
+"""Choose and prepare the images of an experiment: manifest, skipped files, sharded pixels.
+
+Writes data/manifest.parquet, data/skipped.csv, data/images/<split>/ and data/record.json.
+"""
+
+import argparse
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from sacd.errors import SacdError, unknown_name
+from sacd.files import atomic
+from sacd.images import shapes
+from sacd.images.collection import Collection, Entry, Unusable, load_square
+from sacd.images.manifest import pack_mask, write_manifest
+from sacd.shards import write_shards
+from stages.artefacts import MANIFEST, SKIPPED, SPLITS, image_folder
+from stages.common import Clock, progress, run, work_folder
+from stages.settings import Images, load_settings
+
+ROWS_PER_SHARD = 4096
+
+Pixels = Callable[[Any], np.ndarray]  # a row of the manifest -> (size, size, 3)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    clock, settings = Clock(), load_settings()
+    if settings.images.source == "shapes":
+        table, skipped, pixels = _generated(settings.images, settings.seed)
+    else:
+        table, skipped, pixels = _collected(settings.images, settings.seed)
+
+    sections = {"seed": settings.seed, "images": settings.images.model_dump()}
+    for split in SPLITS:
+        rows = table[table.split == split].reset_index(drop=True)
+        _write_pixels(split, rows, pixels, settings.images.size, sections)
+    with atomic(SKIPPED) as temporary:
+        pd.DataFrame(skipped, columns=["path", "reason"]).to_csv(temporary, index=False)
+    write_manifest(MANIFEST, table)
+    clock.write_record(Path("data/record.json"), sections, skipped=len(skipped))
+
+
+def _write_pixels(
+    split: str, rows: pd.DataFrame, pixels: Pixels, size: int, sections: dict[str, Any]
+) -> None:
+    def block(start: int, stop: int) -> dict[str, torch.Tensor]:
+        images = np.stack([pixels(row) for row in rows.iloc[start:stop].itertuples()])
+        return {"images": torch.from_numpy(images).permute(0, 3, 1, 2)}
+
+    write_shards(
+        image_folder(split),
+        work_folder("prepare_images", split, sections, rows.sha256.tolist()),
+        rows.image_id.tolist(),
+        ROWS_PER_SHARD,
+        block,
+        {"size": size},
+        progress(f"images {split}"),
+    )
+
+
+def _generated(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str, str]], Pixels]:
+    """Scenes of the embedded world, with their true factors and masks."""
+    labels = [shapes.CLASSES.index(name) for name in _generated_classes(images.classes)]
+    rows = []
+    for split in SPLITS:
+        rounds = range(getattr(images.per_class, split))
+        indices = [turn * len(shapes.CLASSES) + label for turn in rounds for label in labels]
+        for index in progress(f"scenes {split}")(iter(indices), len(indices)):
+            scene = shapes.draw(seed, split, index)
+            pixels, mask = shapes.render(scene, images.size)
+            label = index % len(shapes.CLASSES)
+            rows.append(
+                {
+                    "image_id": f"shapes-{seed}-{split}-{index:06d}",
+                    "split": split,
+                    "label": labels.index(label),
+                    "class_name": shapes.CLASSES[label],
+                    "source": str(index),
+                    "width": images.size,
+                    "height": images.size,
+                    "sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
+                    "crop": [0, 0, images.size, images.size],
+                    "mask": pack_mask(mask),
+                    **scene.factors(),
+                }
+            )
+
+    def render(row: Any) -> np.ndarray:
+        return shapes.render(shapes.draw(seed, row.split, int(row.source)), images.size)[0]
+
+    return pd.DataFrame(rows), [], render
+
+
+def _generated_classes(classes: str | int | list[str]) -> list[str]:
+    if classes == "all":
+        return list(shapes.CLASSES)
+    if isinstance(classes, int):
+        return list(shapes.CLASSES[:classes])
+    for name in classes:
+        if name not in shapes.CLASSES:
+            raise unknown_name("class", name, shapes.CLASSES, "images.classes")
+    return list(classes)
+
+
+def _collected(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str, str]], Pixels]:
+    """Photographs from a folder or archive; what cannot be used is skipped and listed."""
+    collection = Collection(Path(images.source).expanduser())
+    wanted = images.per_class.model_dump()
+    chosen = collection.choose(images.classes, wanted, seed)
+    names = sorted(chosen["train"])
+    rows: list[dict[str, Any]] = []
+    skipped: list[tuple[str, str]] = []
+    for split in SPLITS:
+        for number in progress(f"photographs {split}")(iter(range(len(names))), len(names)):
+            name = names[number]
+            usable = _usable(collection, chosen[split][name], wanted[split], images.size, skipped)
+            if len(usable) < wanted[split]:
+                raise SacdError(
+                    f"{images.source}: class '{name}' has {len(usable)} usable {split} images, "
+                    f"images.per_class.{split} asks for {wanted[split]}."
+                )
+            for row in usable:
+                row |= {"split": split, "label": names.index(name), "class_name": name}
+            rows += usable
+    share = len(skipped) / (len(skipped) + len(rows))
+    if share > images.max_skipped:
+        raise SacdError(
+            f"{images.source}: {len(skipped)} images ({share:.1%}) are unusable, more than "
+            f"images.max_skipped ({images.max_skipped:.1%}); first: {': '.join(skipped[0])}"
+        )
+
+    def pixels(row: Any) -> np.ndarray:
+        return load_square(collection.read(row.source), images.size)[0]
+
+    return pd.DataFrame(rows), skipped, pixels
+
+
+def _usable(
+    collection: Collection,
+    candidates: list[Entry],
+    wanted: int,
+    size: int,
+    skipped: list[tuple[str, str]],
+) -> list[dict[str, Any]]:
+    """Manifest rows of the first `wanted` candidates that decode; the others go to `skipped`."""
+    rows: list[dict[str, Any]] = []
+    for entry in candidates:
+        if len(rows) == wanted:
+            break
+        data = collection.read(entry.path)
+        try:
+            _, (width, height), box = load_square(data, size)
+        except Unusable as reason:
+            skipped.append((entry.path, str(reason)))
+            continue
+        rows.append(
+            {
+                "image_id": entry.path,
+                "source": entry.path,
+                "width": width,
+                "height": height,
+                "sha256": hashlib.sha256(data).hexdigest(),
+                "crop": list(box),
+            }
+        )
+    return rows
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,73 @@
+"""Score floors and ceilings on the same test images: scores/<backbone>/references.parquet.
+
+original: the image itself. autoencoder: its round trip (ceiling). same_class: another test image
+of its class. shuffled: the main method's samples for another image (floor). random_image: a train
+image drawn at random.
+"""
+
+import argparse
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from torch import Tensor
+
+from sacd.images.manifest import read_manifest
+from sacd.shards import Shards
+from stages.artefacts import MANIFEST, ROUND_TRIP, image_folder, sample_folder, score_file
+from stages.common import Clock, run
+from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
+from stages.settings import Settings, load_settings
+
+Images = Callable[[int, int], Tensor]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True)
+    backbone = parser.parse_args().backbone
+    clock, settings = Clock(), load_settings()
+    truth = load_truth(backbone, settings)
+    eyes = load_eyes(backbone, settings)
+    tables, sets = [], {}
+    for name, images in _references(backbone, truth.images, settings).items():
+        table, judged = score_images(truth, images, eyes, f"scores {backbone} {name}")
+        table.insert(0, "method", name)
+        tables.append(table)
+        sets[name] = {"judge_frechet": judge_frechet(judged, settings.compare.judge)}
+    path = score_file(backbone, "references")
+    write_scores(path, pd.concat(tables, ignore_index=True), sets)
+    clock.write_record(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+
+
+def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:
+    rng = np.random.default_rng(settings.seed)
+    labels = read_manifest(MANIFEST, "test").label.to_numpy()
+    train = Shards(image_folder("train"))
+    classmates = [rng.choice(_others(labels == labels[i], i)) for i in range(len(labels))]
+    drawn = rng.choice(len(train), len(test), replace=False).tolist()
+    samples = Shards(sample_folder(backbone, settings.compare.main_method))
+    samples.require_ids(Shards(image_folder("test")).ids, "the test split")
+    round_trip = Shards(ROUND_TRIP)
+    shift = len(test) // 2 + 1  # classes follow each other in the manifest: take a far one
+
+    def shuffled(start: int, stop: int) -> Tensor:
+        return samples.read("images", [(row + shift) % len(test) for row in range(start, stop)])
+
+    return {
+        "original": lambda start, stop: test[start:stop, None],
+        "autoencoder": lambda start, stop: round_trip.read("images", range(start, stop))[:, None],
+        "same_class": lambda start, stop: test[classmates[start:stop], None],
+        "shuffled": shuffled,
+        "random_image": lambda start, stop: train.read("images", drawn[start:stop])[:, None],
+    }
+
+
+def _others(members: np.ndarray, me: int) -> np.ndarray:
+    """Rows of a class without `me`, or `me` where it stands alone."""
+    rows = np.flatnonzero(members)
+    return rows[rows != me] if len(rows) > 1 else rows
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,36 @@
+"""Score a method's samples: scores/<backbone>/<method>.parquet, one row an image and sample."""
+
+import argparse
+
+from sacd.shards import Shards
+from stages.artefacts import sample_folder, score_file
+from stages.common import Clock, run
+from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
+from stages.settings import load_settings
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--method", required=True)
+    arguments = parser.parse_args()
+    backbone, method = arguments.backbone, arguments.method
+    clock, settings = Clock(), load_settings()
+    truth = load_truth(backbone, settings)
+    samples = Shards(sample_folder(backbone, method))
+    samples.require_ids(truth.ids, "the test split")
+    table, judged = score_images(
+        truth,
+        lambda start, stop: samples.read("images", range(start, stop)),
+        load_eyes(backbone, settings),
+        f"scores {backbone} {method}",
+    )
+    table.insert(0, "method", method)
+    path = score_file(backbone, method)
+    distance = judge_frechet(judged, settings.compare.judge)
+    write_scores(path, table, {method: {"judge_frechet": distance}})
+    clock.write_record(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,102 @@
+"""Train an adapter on cached latents and features: adapters/<backbone>/<adapter>/."""
+
+import argparse
+import sys
+
+import torch
+
+from sacd.adapters.controlnet import ADAPTERS, AdapterConfig
+from sacd.features.cache import Statistics
+from sacd.files import write_json
+from sacd.optimization import Recipe
+from sacd.prior.prior import Prior
+from sacd.shards import INDEX, Shards
+from sacd.training.adapter import Pairs, train_adapter, uses_condition
+from stages.artefacts import PRIOR, UNET_WEIGHTS, adapter_folder, feature_folder, latent_folder
+from stages.common import Clock, content, device, progress, run, work_folder
+from stages.settings import load_settings
+
+HELD_OUT = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", required=True)
+    parser.add_argument("--adapter", required=True)
+    arguments = parser.parse_args()
+    backbone, name = arguments.backbone, arguments.adapter
+    clock, settings = Clock(), load_settings()
+    chosen = settings.adapters[name]
+    recipe = Recipe(**chosen.training.model_dump(), seed=settings.seed)
+
+    latents, features = _open(backbone, "train")
+    held_latents, held_features = _open(backbone, "val")
+    held_rows = range(min(HELD_OUT, len(held_latents)))
+    prior = Prior.from_pretrained(PRIOR).to(device())
+    torch.manual_seed(settings.seed)
+    adapter = ADAPTERS[
+        chosen.type
+    ](
+        AdapterConfig(
+            type=chosen.type,
+            conditioning=chosen.conditioning,
+            backbone=backbone,
+            layer=features.info["layer"],
+            feature_shape=features.shape("features"),  # type: ignore[arg-type]
+            grid=latents.shape("latents")[1:],  # type: ignore[arg-type]
+            hidden=chosen.hidden,
+        ),
+        Statistics(**features.info["statistics"]),
+        prior.unet,
+    ).to(device())
+    trained = train_adapter(
+        adapter,
+        prior,
+        Pairs(
+            len(latents),
+            lambda rows: latents.read("latents", rows),
+            lambda rows: features.read("features", rows),
+        ),
+        (held_latents.read("latents", held_rows), held_features.read("features", held_rows)),
+        recipe,
+        chosen.drop,
+        work_folder(
+            "train_adapter",
+            settings.seed,
+            chosen.model_dump(),
+            content(features.folder / INDEX),
+            content(latents.folder / INDEX),
+            content(PRIOR / UNET_WEIGHTS),
+        ),
+        device(),
+        progress(f"adapter {backbone} {name}"),
+    )
+    folder = adapter_folder(backbone, name)
+    adapter.save(folder)
+    used = uses_condition(trained.history)
+    write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
+    clock.write_record(
+        folder / "record.json",
+        {"seed": settings.seed, "adapter": chosen.model_dump()},
+        parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
+        training_seconds=round(trained.seconds, 1),
+    )
+    last = trained.history[-1]
+    verdict = "is used" if used else "IS NOT USED: train longer or look at the features"
+    print(
+        f"adapter {backbone}/{name}: the condition {verdict} (held-out loss: true feature "
+        f"{last['loss_true']:.4f}, shuffled {last['loss_shuffled']:.4f}, "
+        f"null {last['loss_null']:.4f})",
+        file=sys.stderr,
+    )
+
+
+def _open(backbone: str, split: str) -> tuple[Shards, Shards]:
+    """Latents and features of a split, checked to be in the same order."""
+    latents, features = Shards(latent_folder(split)), Shards(feature_folder(backbone, split))
+    features.require_ids(latents.ids, str(latents.folder))
+    return latents, features
+
+
+if __name__ == "__main__":
+    run(main)

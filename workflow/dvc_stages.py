@@ -1,0 +1,122 @@
+"""Write dvc.yaml: `python workflow/dvc_stages.py` after a change of rules or imports.
+
+A DVC stage is one rule (for one backbone, adapter, method or probe), and its command is a Snakemake
+target, so there is one definition of how a thing is made. What this file adds is what DVC must
+know: inputs, outputs, sections of params.yaml, and the modules that the stage imports. The tests
+compare the outcome with Snakemake's own graph.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from stages.code import code_files  # noqa: E402
+
+HEADER = """\
+# Written by `python workflow/dvc_stages.py`; the same file serves every experiment, by a link.
+# Each stage makes its Snakemake target. `root` stands in params.yaml.
+"""
+B, A, M, P = "${item.backbone}", "${item.adapter}", "${item.method}", "${item.probe}"
+BACKBONES = {"backbone": "${compare.backbones}"}
+
+# rule: (file, loop, target, dependencies, outputs, parameters)
+STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str]]] = {
+    "prepare_images": (
+        "images", {}, "data/record.json", [], ["data"], ["seed", "images"],
+    ),
+    "make_backbone": (
+        "models", {"backbone": "${compare.networks}"}, f"models/backbones/{B}/record.json",
+        ["data", "${root}/pretrained"], [f"models/backbones/{B}"], ["seed", f"backbones.{B}"],
+    ),
+    "make_autoencoder": (
+        "models", {}, "models/autoencoder/record.json",
+        ["data", "${root}/pretrained"], ["models/autoencoder"],
+        ["seed", "prior.source", "prior.autoencoder"],
+    ),
+    "make_prior": (
+        "models", {}, "models/prior/record.json",
+        ["models/autoencoder", "latents", "${root}/pretrained"], ["models/prior"],
+        ["seed", "prior.source", "prior.unet"],
+    ),
+    "make_probe": (
+        "models", {"probe": "${compare.probes}"}, f"models/probes/{P}/record.json",
+        ["data", "${root}/pretrained"], [f"models/probes/{P}"], ["seed", f"probes.{P}"],
+    ),
+    "cache_latents": (
+        "caches", {}, "latents/record.json", ["data", "models/autoencoder"], ["latents"], [],
+    ),
+    "cache_features": (
+        "caches", {"backbone": "${compare.networks}"}, f"features/{B}/record.json",
+        ["data", f"models/backbones/{B}"], [f"features/{B}"], [],
+    ),
+    "train_adapter": (
+        "adapters", BACKBONES | {"adapter": "${compare.adapters}"}, f"adapters/{B}/{A}/record.json",
+        ["latents", f"features/{B}", "models/prior"], [f"adapters/{B}/{A}"],
+        ["seed", f"adapters.{A}"],
+    ),
+    "draw_samples": (
+        "samples", BACKBONES | {"method": "${compare.methods}"}, f"samples/{B}/{M}/record.json",
+        [f"adapters/{B}", f"features/{B}", "models/prior"], [f"samples/{B}/{M}"],
+        ["seed", f"methods.{M}"],
+    ),
+    "score_samples": (
+        "samples", BACKBONES | {"method": "${compare.methods}"}, f"scores/{B}/{M}.record.json",
+        [f"samples/{B}/{M}", "data", f"features/{B}", "features/${compare.judge}",
+         f"models/backbones/{B}", "models/backbones/${compare.judge}", "models/probes"],
+        [f"scores/{B}/{M}{end}" for end in (".parquet", ".sets.json", ".record.json")],
+        ["compare.judge"],
+    ),
+    "score_references": (
+        "samples", BACKBONES, f"scores/{B}/references.record.json",
+        [f"samples/{B}/${{compare.main_method}}", "data", "latents", f"features/{B}",
+         "features/${compare.judge}", f"models/backbones/{B}", "models/backbones/${compare.judge}",
+         "models/probes"],
+        [f"scores/{B}/references{end}" for end in (".parquet", ".sets.json", ".record.json")],
+        ["seed", "compare.judge", "compare.main_method"],
+    ),
+    "make_tables": (
+        "results", {}, "results/tables/record.json", ["samples", "scores", "adapters"],
+        ["results/tables"], ["seed", "compare"],
+    ),
+    "plot_figures": (
+        "results", {}, "results/figures/record.json",
+        ["samples", "scores", "adapters", "results/tables", "data", "latents"],
+        ["results/figures"], ["compare"],
+    ),
+    "write_report": (
+        "results", {}, "results/report.html",
+        ["results/tables", "results/figures", "${root}/workflow/report"], ["results/report.html"],
+        [],
+    ),
+}  # fmt: skip
+
+
+def main() -> None:
+    stages = {name: _stage(name) for name in STAGES}
+    text = yaml.safe_dump({"stages": stages}, sort_keys=False, width=1000)
+    (ROOT / "dvc.yaml").write_text(HEADER + text)
+
+
+def _stage(name: str) -> dict[str, Any]:
+    file, loop, target, dependencies, outputs, parameters = STAGES[name]
+    code = [f"${{root}}/workflow/rules/{file}.smk"]
+    code += [f"${{root}}/{path.as_posix()}" for path in code_files(f"stages.{name}")]
+    stage: dict[str, Any] = {"matrix": loop} if loop else {}
+    stage["cmd"] = f"snakemake {target} --snakefile ${{root}}/Snakefile"
+    stage["deps"] = dependencies + code
+    if parameters:
+        stage["params"] = parameters
+    # Results are small and belong to git; everything else lies in DVC's cache.
+    stage["outs"] = [
+        {path: {"cache": False}} if path.startswith("results") else path for path in outputs
+    ]
+    return stage
+
+
+if __name__ == "__main__":
+    main()

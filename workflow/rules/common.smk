@@ -1,0 +1,41 @@
+# What every rule needs: the experiment's settings, and what decides that a rule must run again.
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+ROOT = Path(workflow.basedir)
+sys.path.insert(0, str(ROOT))
+shell.prefix(f"export PYTHONPATH={ROOT}; ")
+
+from sacd.errors import SacdError
+from stages.code import code_version
+from stages.settings import load_settings, section
+
+try:
+    SETTINGS = load_settings()
+except SacdError as error:
+    raise WorkflowError(str(error))
+
+COMPARE = SETTINGS.compare
+SPLITS = ("train", "val", "test")
+
+
+wildcard_constraints:
+    backbone="[a-z0-9_]+",
+    adapter="[a-z0-9_]+",
+    method="[a-z0-9_]+",
+    probe="[a-z0-9_]+",
+
+
+def settings(*sections):
+    """The parts of params.yaml that a rule depends on: a change in them runs it again."""
+    return {name: section(SETTINGS, name) for name in sections}
+
+
+def shipped(source, *files):
+    """Files of a folder (or the file) that a model is imported from, where it is a path."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return [str(path / name) for name in files]
+    return [str(path)] if path.is_file() else []

@@ -1,0 +1,18 @@
+rule prepare_images:
+    output:
+        "data/manifest.parquet",
+        "data/skipped.csv",
+        "data/record.json",
+        expand("data/images/{split}/index.json", split=SPLITS),
+    log:
+        "logs/prepare_images.log",
+    benchmark:
+        "logs/prepare_images.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.prepare_images"),
+        settings=settings("seed", "images"),
+    shell:
+        "python -m stages.prepare_images 2>&1 | tee {log}"

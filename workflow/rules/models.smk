@@ -1,0 +1,97 @@
+# Networks: imported where params.yaml names a source, trained on the train split where it says so.
+IMAGES = [f"data/images/{split}/index.json" for split in ("train", "val")]
+MANIFEST = "data/manifest.parquet"
+UNET = "unet/diffusion_pytorch_model.safetensors"
+VAE = "vae/diffusion_pytorch_model.safetensors"
+
+
+rule make_backbone:
+    input:
+        IMAGES,
+        MANIFEST,
+        lambda w: shipped(SETTINGS.backbones[w.backbone].source, "model.safetensors"),
+    output:
+        "models/backbones/{backbone}/config.json",
+        "models/backbones/{backbone}/model.safetensors",
+        "models/backbones/{backbone}/record.json",
+    log:
+        "logs/make_backbone/{backbone}.log",
+    benchmark:
+        "logs/make_backbone/{backbone}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.make_backbone"),
+        settings=lambda w: settings("seed", f"backbones.{w.backbone}"),
+    shell:
+        "python -m stages.make_backbone --backbone {wildcards.backbone} 2>&1 | tee {log}"
+
+
+rule make_autoencoder:
+    input:
+        IMAGES,
+        MANIFEST,
+        shipped(SETTINGS.prior.source, VAE),
+    output:
+        "models/autoencoder/config.json",
+        "models/autoencoder/diffusion_pytorch_model.safetensors",
+        "models/autoencoder/record.json",
+    log:
+        "logs/make_autoencoder.log",
+    benchmark:
+        "logs/make_autoencoder.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.make_autoencoder"),
+        settings=settings("seed", "prior.source", "prior.autoencoder"),
+    shell:
+        "python -m stages.make_autoencoder 2>&1 | tee {log}"
+
+
+rule make_prior:
+    input:
+        "models/autoencoder/diffusion_pytorch_model.safetensors",
+        "latents/train/index.json",
+        shipped(SETTINGS.prior.source, UNET),
+    output:
+        f"models/prior/{UNET}",
+        f"models/prior/{VAE}",
+        "models/prior/record.json",
+    log:
+        "logs/make_prior.log",
+    benchmark:
+        "logs/make_prior.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.make_prior"),
+        settings=settings("seed", "prior.source", "prior.unet"),
+    shell:
+        "python -m stages.make_prior 2>&1 | tee {log}"
+
+
+rule make_probe:
+    input:
+        IMAGES,
+        MANIFEST,
+        lambda w: shipped(SETTINGS.probes[w.probe].source, "diffusion_pytorch_model.safetensors"),
+    output:
+        "models/probes/{probe}/config.json",
+        "models/probes/{probe}/diffusion_pytorch_model.safetensors",
+        "models/probes/{probe}/record.json",
+    log:
+        "logs/make_probe/{probe}.log",
+    benchmark:
+        "logs/make_probe/{probe}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.make_probe"),
+        settings=lambda w: settings("seed", f"probes.{w.probe}"),
+    shell:
+        "python -m stages.make_probe --probe {wildcards.probe} 2>&1 | tee {log}"

@@ -1,0 +1,118 @@
+SAMPLES = expand(
+    "samples/{backbone}/{method}/index.json",
+    backbone=COMPARE.backbones,
+    method=COMPARE.methods,
+)
+SCORES = expand(
+    "scores/{backbone}/{method}.parquet",
+    backbone=COMPARE.backbones,
+    method=[*COMPARE.methods, "references"],
+)
+TRAINING = expand(
+    "adapters/{backbone}/{adapter}/training.json",
+    backbone=COMPARE.backbones,
+    adapter=COMPARE.adapters,
+)
+
+
+rule make_tables:
+    input:
+        SAMPLES,
+        SCORES,
+        TRAINING,
+    output:
+        report(
+            "results/tables/main.csv",
+            category="Tables",
+            caption="../report/main.rst",
+        ),
+        report(
+            "results/tables/checks.csv",
+            category="Tables",
+            caption="../report/checks.rst",
+        ),
+        report(
+            "results/tables/training.csv",
+            category="Tables",
+            caption="../report/training_table.rst",
+        ),
+        "results/tables/main.md",
+        "results/tables/record.json",
+    log:
+        "logs/make_tables.log",
+    benchmark:
+        "logs/make_tables.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.make_tables"),
+        settings=settings("seed", "compare"),
+    shell:
+        "python -m stages.make_tables 2>&1 | tee {log}"
+
+
+rule plot_figures:
+    input:
+        SAMPLES,
+        SCORES,
+        TRAINING,
+        "results/tables/main.csv",
+        "data/images/test/index.json",
+        "latents/round_trip/index.json",
+    output:
+        report(
+            "results/figures/reconstructions.png",
+            category="Figures",
+            caption="../report/reconstructions.rst",
+        ),
+        report(
+            "results/figures/scores.png",
+            category="Figures",
+            caption="../report/scores.rst",
+        ),
+        report(
+            "results/figures/training.png",
+            category="Figures",
+            caption="../report/training.rst",
+        ),
+        expand(
+            "results/figures/{name}.pdf",
+            name=("reconstructions", "scores", "training"),
+        ),
+        "results/figures/record.json",
+    log:
+        "logs/plot_figures.log",
+    benchmark:
+        "logs/plot_figures.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.plot_figures"),
+        settings=settings("compare"),
+    shell:
+        "python -m stages.plot_figures 2>&1 | tee {log}"
+
+
+rule write_report:
+    input:
+        expand("results/tables/{name}.csv", name=("main", "checks", "training")),
+        "results/tables/main.md",
+        expand(
+            "results/figures/{name}.png",
+            name=("reconstructions", "scores", "training"),
+        ),
+    output:
+        "results/report.html",
+    log:
+        "logs/write_report.log",
+    benchmark:
+        "logs/write_report.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.write_report"),
+    shell:
+        "python -m stages.write_report 2>&1 | tee {log}"

@@ -1,0 +1,94 @@
+FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
+
+
+rule draw_samples:
+    input:
+        lambda w: f"adapters/{w.backbone}/{SETTINGS.methods[w.method].adapter}/adapter.safetensors",
+        "features/{backbone}/test/index.json",
+        f"models/prior/{UNET}",
+        f"models/prior/{VAE}",
+    output:
+        "samples/{backbone}/{method}/index.json",
+        "samples/{backbone}/{method}/record.json",
+    log:
+        "logs/draw_samples/{backbone}-{method}.log",
+    benchmark:
+        "logs/draw_samples/{backbone}-{method}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.draw_samples"),
+        settings=lambda w: settings("seed", f"methods.{w.method}"),
+    shell:
+        "python -m stages.draw_samples --backbone {wildcards.backbone}"
+        " --method {wildcards.method} 2>&1 | tee {log}"
+
+
+rule score_samples:
+    input:
+        "samples/{backbone}/{method}/index.json",
+        "data/images/test/index.json",
+        MANIFEST,
+        "features/{backbone}/test/index.json",
+        expand(
+            "features/{judge}/{split}/index.json",
+            judge=COMPARE.judge,
+            split=("train", "test"),
+        ),
+        "models/backbones/{backbone}/model.safetensors",
+        f"models/backbones/{COMPARE.judge}/model.safetensors",
+        FINDERS,
+    output:
+        "scores/{backbone}/{method}.parquet",
+        "scores/{backbone}/{method}.sets.json",
+        "scores/{backbone}/{method}.record.json",
+    log:
+        "logs/score_samples/{backbone}-{method}.log",
+    benchmark:
+        "logs/score_samples/{backbone}-{method}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.score_samples"),
+        settings=settings("compare.judge"),
+    shell:
+        "python -m stages.score_samples --backbone {wildcards.backbone}"
+        " --method {wildcards.method} 2>&1 | tee {log}"
+
+
+rule score_references:
+    input:
+        f"samples/{{backbone}}/{COMPARE.main_method}/index.json",
+        expand("data/images/{split}/index.json", split=("train", "test")),
+        MANIFEST,
+        "latents/round_trip/index.json",
+        "features/{backbone}/test/index.json",
+        expand(
+            "features/{judge}/{split}/index.json",
+            judge=COMPARE.judge,
+            split=("train", "test"),
+        ),
+        "models/backbones/{backbone}/model.safetensors",
+        f"models/backbones/{COMPARE.judge}/model.safetensors",
+        FINDERS,
+    output:
+        "scores/{backbone}/references.parquet",
+        "scores/{backbone}/references.sets.json",
+        "scores/{backbone}/references.record.json",
+    log:
+        "logs/score_references/{backbone}.log",
+    benchmark:
+        "logs/score_references/{backbone}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.score_references"),
+        settings=settings("seed", "compare.judge", "compare.main_method"),
+    shell:
+        "python -m stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
+
+
+ruleorder: score_references > score_samples
