@@ -5,8 +5,6 @@ from snakemake.utils import min_version
 min_version("9.0")
 
 
-
-
 include: "workflow/rules/common.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/models.smk"

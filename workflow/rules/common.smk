@@ -1,4 +1,4 @@
-# What every rule needs: the experiment's settings, and what decides that a rule must run again.
+# Shared by all rules; the settings of the experiment, and what decides when to run again.
 import sys
 from pathlib import Path
 
@@ -29,7 +29,7 @@ wildcard_constraints:
 
 
 def settings(*sections):
-    """The parts of params.yaml that a rule depends on: a change in them runs it again."""
+    """The parts of params.yaml behind a result, which is made again when they change."""
     return {name: section(SETTINGS, name) for name in sections}
 
 
