@@ -33,6 +33,8 @@ def main() -> None:
         _table("checks", _csv("checks"), "Checks"),
         _table("training_table", _csv("training"), "Training"),
         _figure("training"),
+        "<h2>The prior</h2>",
+        _figure("prior_samples"),
         "</body></html>\n",
     ]
     with atomic(REPORT) as temporary:

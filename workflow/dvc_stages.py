@@ -86,7 +86,13 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
     "plot_figures": (
         "results", {}, "results/figures/record.json",
         ["samples", "scores", "adapters", "results/tables", "data", "latents"],
-        ["results/figures"], ["compare"],
+        [f"results/figures/{name}.{kind}" for name in ("reconstructions", "scores", "training")
+         for kind in ("png", "pdf")] + ["results/figures/record.json"],
+        ["compare"],
+    ),
+    "plot_prior": (
+        "results", {}, "results/figures/prior_samples.png", ["models/prior", "latents", "data"],
+        ["results/figures/prior_samples.png", "results/figures/prior_samples.pdf"], ["seed"],
     ),
     "write_report": (
         "results", {}, "results/report.html",

@@ -1,5 +1,7 @@
 """The sampling loop: from noise to latents, guided by features against the null feature."""
 
+from collections.abc import Callable
+
 import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
@@ -19,29 +21,52 @@ def sample_latents(
 ) -> Tensor:
     """Draw latents (N, c, H, W), one for each row of `noise`.
 
-    features: (N, C, h, w), or None for the null feature (the prior by itself). Guidance contrasts
-    features against the null feature, e = e_null + guidance (e_feature - e_null) (Ho & Salimans
-    2022), in one pass of twice the batch; a guidance of 1 needs only the features' half. The
-    solver is DPM-Solver++ 2M (Lu et al. 2022), which adds no noise on its way.
+    features: (N, C, h, w), or None for the null feature. Guidance contrasts features against the
+    null feature, e = e_null + guidance (e_feature - e_null) (Ho & Salimans 2022), in one pass of
+    twice the batch; a guidance of 1 needs only the features' half.
     """
-    scheduler = solver(prior)
-    scheduler.set_timesteps(steps, device=noise.device)
     count = len(noise)
     hint = adapter.null_hint(count) if features is None else adapter.hint(features)
     guided = features is not None and guidance != 1
     if guided:
         hint = torch.cat([adapter.null_hint(count), hint])
     prompts = prior.prompts(len(hint))
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        repeated = torch.cat([latents, latents]) if guided else latents
+        predicted = adapter(prior.unet, repeated, time.expand(len(hint)), prompts, hint).float()
+        if not guided:
+            return predicted
+        unconditional, conditional = predicted.chunk(2)
+        return unconditional + guidance * (conditional - unconditional)
+
+    return integrate(prior, predict, noise, steps)
+
+
+@torch.no_grad()
+def sample_prior(prior: Prior, noise: Tensor, steps: int) -> Tensor:
+    """Draw latents (N, c, H, W) from the prior alone, without an adapter."""
+    prompts = prior.prompts(len(noise))
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
+
+    return integrate(prior, predict, noise, steps)
+
+
+def integrate(
+    prior: Prior, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int
+) -> Tensor:
+    """Follow `predict(latents, timestep)` from noise to latents by DPM-Solver++ 2M.
+
+    The solver (Lu et al. 2022) adds no noise on its way: the noise at the start decides all.
+    """
+    scheduler = solver(prior)
+    scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, time)
-        times = time.expand(len(hint))
-        repeated = torch.cat([scaled, scaled]) if guided else scaled
-        predicted = adapter(prior.unet, repeated, times, prompts, hint).float()
-        if guided:
-            unconditional, conditional = predicted.chunk(2)
-            predicted = unconditional + guidance * (conditional - unconditional)
-        latents = scheduler.step(predicted, time, latents).prev_sample
+        latents = scheduler.step(predict(scaled, time), time, latents).prev_sample
     return latents
 
 

@@ -95,13 +95,40 @@ rule plot_figures:
         "python -m stages.plot_figures 2>&1 | tee {log}"
 
 
+rule plot_prior:
+    input:
+        f"models/prior/{UNET}",
+        f"models/prior/{VAE}",
+        "latents/test/index.json",
+        "data/images/test/index.json",
+    output:
+        report(
+            "results/figures/prior_samples.png",
+            category="Figures",
+            caption="../report/prior_samples.rst",
+        ),
+        "results/figures/prior_samples.pdf",
+    log:
+        "logs/plot_prior.log",
+    benchmark:
+        "logs/plot_prior.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.plot_prior"),
+        settings=settings("seed"),
+    shell:
+        "python -m stages.plot_prior 2>&1 | tee {log}"
+
+
 rule write_report:
     input:
         expand("results/tables/{name}.csv", name=("main", "checks", "training")),
         "results/tables/main.md",
         expand(
             "results/figures/{name}.png",
-            name=("reconstructions", "scores", "training"),
+            name=("reconstructions", "scores", "training", "prior_samples"),
         ),
     output:
         "results/report.html",
