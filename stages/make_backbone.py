@@ -19,7 +19,7 @@ from sacd.optimization import Recipe
 from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
-from stages.inputs import load_images
+from stages.inputs import load_images, load_masks
 from stages.settings import BackboneSettings, load_settings
 
 
@@ -63,7 +63,7 @@ def obtain_network(
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
     assert chosen.training is not None  # the settings' check
     options = chosen.training.model_dump()
-    jitter = options.pop("color_jitter")
+    jitter, dense = options.pop("color_jitter"), options.pop("dense")
     images, labels = load_images("train")
     work = work_folder(
         "make_backbone", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
@@ -72,6 +72,7 @@ def obtain_network(
         config,
         images,
         labels,
+        load_masks("train", images.shape[-1]) if dense else None,
         Recipe(**options, seed=seed),
         jitter,
         work,

@@ -54,7 +54,10 @@ class Training(Section):
 
 
 class BackboneTraining(Training):
+    """`dense` adds a loss at every location, which needs the true masks of `shapes`."""
+
     color_jitter: Share
+    dense: bool
 
 
 class BackboneSettings(Section):
@@ -191,6 +194,12 @@ class Settings(Section):
             )
         if compare.probes and self.images.source != "shapes":
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
+        for name, backbone in self.backbones.items():
+            if backbone.training and backbone.training.dense and self.images.source != "shapes":
+                raise SacdError(
+                    f"backbones.{name}.training.dense: needs true masks, which only "
+                    f"images.source 'shapes' has."
+                )
         self._require_recipes()
         return self
 
