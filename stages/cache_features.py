@@ -26,7 +26,7 @@ def main() -> None:
     identity = [content(folder / file) for file in ("config.json", "model.safetensors")]
     for split in SPLITS:
         _extract(name, split, backbone, identity)
-    clock.write_record(Path("features") / name / "record.json", {"backbone": identity})
+    clock.finish(Path("features") / name / "record.json", {"backbone": identity})
 
 
 def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> None:

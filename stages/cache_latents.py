@@ -44,7 +44,7 @@ def main() -> None:
         {},
         progress("round trip"),
     )
-    clock.write_record(Path("latents/record.json"), {"autoencoder": weights})
+    clock.finish(Path("latents/record.json"), {"autoencoder": weights})
 
 
 def _encode(split: str, vae: AutoencoderKL, weights: str) -> None:

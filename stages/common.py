@@ -3,6 +3,7 @@
 import io
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -69,7 +70,9 @@ def work_folder(stage: str, *determining: Any) -> Path:
 
     Interrupted work is taken up only by a run with the same parameters, code and inputs.
     """
-    return WORK / f"{stage}-{digest([stage, code_version(f'stages.{stage}'), *determining])[:16]}"
+    folder = WORK / f"{stage}-{digest([stage, code_version(f'stages.{stage}'), *determining])[:16]}"
+    _in_use.append(folder)
+    return folder
 
 
 def content(path: Path) -> str:
@@ -79,13 +82,16 @@ def content(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
 
+_in_use: list[Path] = []  # work folders of this process
+
+
 class Clock:
-    """Measures a stage's wall time and writes its record."""
+    """Measures a stage's wall time; at the end writes its record and clears its work folders."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
 
-    def write_record(self, path: Path, settings: Any, **more: Any) -> None:
+    def finish(self, path: Path, settings: Any, **more: Any) -> None:
         """Write parameters, versions, code revision, device and seconds beside a result."""
         write_json(
             path,
@@ -99,6 +105,8 @@ class Clock:
                 **more,
             },
         )
+        for folder in _in_use:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _revision() -> str:

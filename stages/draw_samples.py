@@ -62,7 +62,7 @@ def main() -> None:
         folder, work, features.ids, IMAGES_PER_SHARD, draw, sections,
         progress(f"samples {arguments.backbone} {arguments.method}"),
     )  # fmt: skip
-    clock.write_record(folder / "record.json", sections)
+    clock.finish(folder / "record.json", sections)
 
 
 if __name__ == "__main__":

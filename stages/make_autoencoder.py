@@ -9,14 +9,14 @@ from diffusers import AutoencoderKL
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.optimization import Recipe
-from sacd.prior.autoencoder import FeatureLoss, train_autoencoder
+from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.prior import load_autoencoder, save_autoencoder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images
 from stages.make_backbone import obtain_network
-from stages.settings import Settings, load_settings
+from stages.settings import Criticised, Settings, load_settings
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         training = read_record(record.parent)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}
     save_autoencoder(vae, AUTOENCODER)
-    clock.write_record(
+    clock.finish(
         AUTOENCODER / "record.json",
         {
             "seed": settings.seed,
@@ -45,27 +45,44 @@ def main() -> None:
 
 
 def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
-    chosen = settings.prior.autoencoder
+    chosen, seed = settings.prior.autoencoder, settings.seed
     assert chosen is not None  # the settings' check
     images, _ = load_images("train")
-    config, critic, _ = obtain_network(chosen.critic, settings.seed, "prior.autoencoder.critic")
-    work = work_folder(
-        "make_autoencoder",
-        settings.seed,
-        chosen.model_dump(),
-        content(image_folder("train") / INDEX),
-    )
+    where = "prior.autoencoder"
+    determining = (seed, chosen.model_dump(), content(image_folder("train") / INDEX))
     vae, trained = train_autoencoder(
         chosen.options,
         images,
-        Recipe(**chosen.training.model_dump(), seed=settings.seed),
-        FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers),
+        Recipe(**chosen.training.model_dump(), seed=seed),
+        _feature_loss(chosen, seed, where),
         chosen.feature_weight,
-        work,
+        work_folder("make_autoencoder", *determining),
         device(),
-        progress("autoencoder"),
+        progress(where),
     )
-    return vae, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    training = {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    if chosen.refinement is None:
+        return vae, training
+    where += ".refinement"
+    refined = refine_decoder(
+        vae,
+        images,
+        Recipe(**chosen.refinement.training.model_dump(), seed=seed),
+        _feature_loss(chosen.refinement, seed, where),
+        chosen.refinement.feature_weight,
+        work_folder("make_autoencoder", *determining, "refinement"),
+        device(),
+        progress(where),
+    )
+    return vae, {
+        "seconds": round(trained.seconds + refined.seconds),
+        "history": trained.history[-1:] + refined.history[-1:],
+    }
+
+
+def _feature_loss(chosen: Criticised, seed: int, where: str) -> FeatureLoss:
+    config, critic, _ = obtain_network(chosen.critic, seed, f"{where}.critic")
+    return FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers)
 
 
 @torch.no_grad()

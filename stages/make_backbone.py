@@ -35,7 +35,7 @@ def main() -> None:
     features, _ = backbone(torch.zeros(2, 3, settings.images.size, settings.images.size))
     folder = backbone_folder(name)
     save_backbone(folder, config, network)
-    clock.write_record(
+    clock.finish(
         folder / "record.json",
         {"seed": settings.seed, "backbone": chosen.model_dump()},
         parameters_in_network=sum(p.numel() for p in network.parameters()),

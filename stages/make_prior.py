@@ -24,7 +24,7 @@ def main() -> None:
         training = read_record(source)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}
     prior.save(PRIOR)
-    clock.write_record(
+    clock.finish(
         PRIOR / "record.json",
         {"seed": settings.seed, "prior": settings.prior.model_dump(include={"source", "unet"})},
         parameters_in_unet=sum(p.numel() for p in prior.unet.parameters()),

@@ -30,7 +30,7 @@ def main() -> None:
     folder = probe_folder(name)
     with atomic(folder) as temporary:
         finder.half().save_pretrained(temporary)
-    clock.write_record(
+    clock.finish(
         folder / "record.json",
         {"seed": settings.seed, "probe": chosen.model_dump()},
         training=training,

@@ -41,7 +41,7 @@ def main() -> None:
             content.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
     with atomic(TABLES / "main.md") as temporary:
         temporary.write_text(_markdown(table))
-    clock.write_record(TABLES / "record.json", settings.model_dump())
+    clock.finish(TABLES / "record.json", settings.model_dump())
 
 
 def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object]:

@@ -46,7 +46,7 @@ def main() -> None:
         for adapter in settings.compare.adapters
     }
     save_figure(plot_training(histories), FIGURES / "training")
-    clock.write_record(FIGURES / "record.json", settings.compare.model_dump())
+    clock.finish(FIGURES / "record.json", settings.compare.model_dump())
 
 
 def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:

@@ -43,7 +43,7 @@ def main() -> None:
     with atomic(SKIPPED) as temporary:
         pd.DataFrame(skipped, columns=["path", "reason"]).to_csv(temporary, index=False)
     write_manifest(MANIFEST, table)
-    clock.write_record(Path("data/record.json"), sections, skipped=len(skipped))
+    clock.finish(Path("data/record.json"), sections, skipped=len(skipped))
 
 
 def _write_pixels(

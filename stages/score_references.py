@@ -37,7 +37,7 @@ def main() -> None:
         sets[name] = {"judge_frechet": judge_frechet(judged, settings.compare.judge)}
     path = score_file(backbone, "references")
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
-    clock.write_record(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+    clock.finish(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
 
 
 def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:

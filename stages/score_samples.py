@@ -29,7 +29,7 @@ def main() -> None:
     path = score_file(backbone, method)
     distance = judge_frechet(judged, settings.compare.judge)
     write_scores(path, table, {method: {"judge_frechet": distance}})
-    clock.write_record(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+    clock.finish(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
 
 
 if __name__ == "__main__":

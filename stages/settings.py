@@ -73,17 +73,20 @@ class BackboneSettings(Section):
     training: BackboneTraining | None
 
 
-class AutoencoderSettings(Section):
-    """`options` go to diffusers' AutoencoderKL.
+class Criticised(Section):
+    """Training against a feature loss; its `critic` must not be a backbone under study."""
 
-    `critic` is the network of the feature loss: it must not be one of the backbones under study.
-    """
-
-    options: dict[str, Any]
     critic: BackboneSettings
     critic_layers: list[str]
     feature_weight: Annotated[float, Field(ge=0)]
     training: Training
+
+
+class AutoencoderSettings(Criticised):
+    """`options` go to diffusers' AutoencoderKL; `refinement` trains the decoder further."""
+
+    options: dict[str, Any]
+    refinement: Criticised | None
 
 
 class UnetSettings(Section):

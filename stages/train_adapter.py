@@ -75,7 +75,7 @@ def main() -> None:
     adapter.save(folder)
     used = uses_condition(trained.history)
     write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
-    clock.write_record(
+    clock.finish(
         folder / "record.json",
         {"seed": settings.seed, "adapter": chosen.model_dump()},
         parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
