@@ -37,6 +37,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     assert chosen is not None  # the settings' check
     unet, prompt, trained = train_unet(
         chosen.options,
+        chosen.noise_shift,
         Shards(latent_folder("train")).read_all("latents"),
         Recipe(**chosen.training.model_dump(), seed=settings.seed),
         work_folder(
@@ -49,7 +50,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
         device(),
         progress("prior"),
     )
-    prior = Prior(unet, load_autoencoder(AUTOENCODER), create_scheduler(), prompt)
+    prior = Prior(unet, load_autoencoder(AUTOENCODER), create_scheduler(chosen.noise_shift), prompt)
     return prior, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
 
 

@@ -90,9 +90,10 @@ class AutoencoderSettings(Criticised):
 
 
 class UnetSettings(Section):
-    """`options` go to diffusers' UNet2DConditionModel."""
+    """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`."""
 
     options: dict[str, Any]
+    noise_shift: Annotated[float, Field(gt=0)]
     training: Training
 
 

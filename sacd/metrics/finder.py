@@ -65,7 +65,9 @@ def train_finder(
 def load_finder(folder: Path) -> UNet2DModel:
     """Load a finder; raises `SacdError`."""
     try:
-        finder = UNet2DModel.from_pretrained(folder).float()
+        finder = UNet2DModel.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False
+        ).float()
     except (OSError, ValueError) as error:
         raise SacdError(f"{folder}: not a finder made by the rule make_probe: {error}") from error
     return finder.eval().requires_grad_(False)

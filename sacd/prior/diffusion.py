@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
@@ -11,13 +12,22 @@ from torch import Tensor
 from sacd.optimization import Progress, Recipe, Trained, conv_format, train
 
 PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
+TIMESTEPS = 1000
 
 
-def create_scheduler() -> DDPMScheduler:
-    """The schedule of our own priors: cosine, v-prediction (Salimans & Ho 2022), 1000 steps."""
+def create_scheduler(shift: float) -> DDPMScheduler:
+    """The schedule of our own priors: shifted cosine, v-prediction (Salimans & Ho 2022).
+
+    The signal-to-noise ratio of the cosine schedule is divided by `shift` squared (Hoogeboom et al.
+    2023, simple diffusion): latents of many channels repeat the layout of a scene so often that at
+    the cosine's noise levels it is hardly ever in doubt, and so hardly ever learnt.
+    """
+    angle = np.linspace(0, np.pi / 2, TIMESTEPS + 1)
+    signal = 1 / (1 + (shift * np.tan(angle[:-1])) ** 2)
+    betas = 1 - np.append(signal[1:], 0.0) / signal
     return DDPMScheduler(
-        num_train_timesteps=1000,
-        beta_schedule="squaredcos_cap_v2",
+        num_train_timesteps=TIMESTEPS,
+        trained_betas=betas.clip(1e-6, 0.999).tolist(),
         prediction_type="v_prediction",
         clip_sample=False,
         timestep_spacing="trailing",
@@ -50,6 +60,7 @@ def noised(
 
 def train_unet(
     options: dict[str, Any],
+    shift: float,
     latents: Tensor,
     recipe: Recipe,
     work: Path,
@@ -58,13 +69,15 @@ def train_unet(
 ) -> tuple[UNet2DConditionModel, Tensor, Trained]:
     """Train a U-Net on scaled latents (N, c, H, W); returns it, its null prompt and the record.
 
+    `options` go to `create_unet`, `shift` to `create_scheduler`.
+
     The prompt is a constant random vector: the prior has one prompt, as a text-to-image prior has
     its empty one.
     """
     torch.manual_seed(recipe.seed)
     unet = create_unet(options, latents.shape[1:]).to(device, memory_format=conv_format(device))
     prompt = torch.randn(1, PROMPT_TOKENS, PROMPT_WIDTH).to(device)
-    scheduler = create_scheduler()
+    scheduler = create_scheduler(shift)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)

@@ -36,7 +36,9 @@ class Prior:
         """Load `unet/`, `vae/`, `scheduler/` and the null prompt; raises `SacdError`."""
         try:
             prior = cls(
-                UNet2DConditionModel.from_pretrained(folder, subfolder="unet").float(),
+                UNet2DConditionModel.from_pretrained(
+                    folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False
+                ).float(),
                 load_autoencoder(folder / "vae"),
                 DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
                 load_file(folder / NULL_PROMPT)["embedding"].float(),
@@ -83,7 +85,9 @@ class Prior:
 def load_autoencoder(folder: Path) -> AutoencoderKL:
     """Load a frozen autoencoder in fp32; raises `SacdError`."""
     try:
-        vae = AutoencoderKL.from_pretrained(folder).float()
+        vae = AutoencoderKL.from_pretrained(
+            folder, use_safetensors=True, low_cpu_mem_usage=False
+        ).float()
     except (OSError, ValueError) as error:
         raise SacdError(f"{folder}: not an autoencoder in the diffusers layout: {error}") from error
     return vae.eval().requires_grad_(False)
