@@ -6,9 +6,10 @@ BIN := $(CURDIR)/$(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # DVC's stages call plain `snakemake`, and Snakemake's rules plain `python`: they must be ours.
 RUN := PATH="$(BIN):$$PATH"
+EXPERIMENT ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test pretrained clean
+.PHONY: help env demo test pull pretrained clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -26,6 +27,17 @@ test: env ## check style, types, workflow and behaviour
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
 	$(RUN) pytest
+
+# Snakemake goes by the times of files, which a clone and a pull make anew. Touching puts them in
+# order, but would pass off stale files as made: only what DVC finds as recorded is touched.
+pull: env ## fetch recorded results (EXPERIMENT=experiments/NAME) and mark them as made
+	cd $(EXPERIMENT) && $(RUN) dvc pull dvc.yaml
+	@cd $(EXPERIMENT) && $(RUN) dvc status dvc.yaml --quiet || { \
+	    $(RUN) dvc status dvc.yaml; \
+	    echo "$(EXPERIMENT): not what dvc.lock records (see above), so nothing was marked as made." \
+	        "Undo the edits and pull again, or run snakemake." >&2; \
+	    exit 1; }
+	$(RUN) snakemake --touch --forceall --directory $(EXPERIMENT) --quiet
 
 pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
 	$(RUN) snakemake models --directory experiments/pretrain

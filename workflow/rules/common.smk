@@ -6,7 +6,9 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
-shell.prefix(f"export PYTHONPATH={ROOT}; ")
+# A prefix replaces Snakemake's own strict mode, without which a stage that fails before `| tee` is
+# taken for one that went well.
+shell.prefix(f"set -euo pipefail; export PYTHONPATH='{ROOT}'; ")
 
 from sacd.errors import SacdError
 from stages.code import code_version
