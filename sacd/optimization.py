@@ -113,7 +113,7 @@ def train(
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
         optimizer.step()
         _average(averaged, parameters, recipe.ema, step)
-        for name, number in {"loss": float(value), **numbers}.items():
+        for name, number in {"loss": float(value.detach()), **numbers}.items():
             sums[name] = sums.get(name, 0.0) + number
         if (step + 1) % log_every == 0 or step + 1 == recipe.steps:
             count = (step % log_every) + 1
