@@ -21,6 +21,7 @@ HEADER = """\
 # Written by `python workflow/dvc_stages.py`; the same file serves every experiment, by a link.
 # Each stage makes its Snakemake target. `root` stands in params.yaml.
 """
+HEAVY = (".pdf", ".html")
 B, A, M, P = "${item.backbone}", "${item.adapter}", "${item.method}", "${item.probe}"
 BACKBONES = {"backbone": "${compare.backbones}"}
 
@@ -117,9 +118,12 @@ def _stage(name: str) -> dict[str, Any]:
     stage["deps"] = dependencies + code
     if parameters:
         stage["params"] = parameters
-    # Results are small and belong to git; everything else lies in DVC's cache.
+    # Tables and pictures belong to git; everything else lies in DVC's cache.
     stage["outs"] = [
-        {path: {"cache": False}} if path.startswith("results") else path for path in outputs
+        {path: {"cache": False}}
+        if path.startswith("results") and not path.endswith(HEAVY)
+        else path
+        for path in outputs
     ]
     return stage
 

@@ -23,6 +23,10 @@ COMPARE = SETTINGS.compare
 SPLITS = ("train", "val", "test")
 
 
+# DVC's stages of scores depend on this folder, which an experiment without probes would lack.
+Path("models/probes").mkdir(parents=True, exist_ok=True)
+
+
 wildcard_constraints:
     backbone="[a-z0-9_]+",
     adapter="[a-z0-9_]+",

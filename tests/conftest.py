@@ -1,0 +1,257 @@
+"""Shared fixtures: a repository of one's own with its experiment run once, and tiny networks."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENT = Path("experiments/fixture")
+
+
+def environment(**more: str) -> dict[str, str]:
+    """What the programs run with: ours first in PATH, nobody's settings, one thread, no GPU."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("SNAKEMAKE_", "DVC_", "GIT_", "SLURM_", "SACD_", "PYTEST_"))
+    }
+    return {
+        **kept,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",  # as Snakemake gives a rule of one thread
+        "CUDA_VISIBLE_DEVICES": "",
+        "GIT_AUTHOR_NAME": "Test",
+        "GIT_AUTHOR_EMAIL": "test@example.org",
+        "GIT_COMMITTER_NAME": "Test",
+        "GIT_COMMITTER_EMAIL": "test@example.org",
+        **more,
+    }
+
+
+@dataclass(frozen=True)
+class Checkout:
+    """A copy of the repository and the experiment in it."""
+
+    root: Path
+
+    @property
+    def experiment(self) -> Path:
+        return self.root / EXPERIMENT
+
+    @property
+    def params(self) -> dict[str, Any]:
+        text = (self.experiment / "params.yaml").read_text()
+        return json.loads(json.dumps(yaml.safe_load(text)))  # YAML's anchors become copies
+
+    def run(self, *command: str, check: bool = True, **more: str) -> subprocess.CompletedProcess:
+        """Run a program in the experiment's folder; `more` are environment variables."""
+        # DVC's notes on files that it has seen belong beside this copy, not to the machine.
+        more = {"DVC_SITE_CACHE_DIR": str(self.root.parent / "dvc-notes"), **more}
+        done = subprocess.run(
+            command, cwd=self.experiment, env=environment(**more), text=True, check=False,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        if check and done.returncode:
+            raise AssertionError(f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}")
+        return done
+
+    def snakemake(self, *arguments: str, **more: Any) -> subprocess.CompletedProcess:
+        """Run Snakemake as people do: at the root, on the experiment's folder."""
+        folder = ["--directory", str(self.experiment), "--snakefile", str(self.root / "Snakefile")]
+        return self.run("snakemake", *arguments, *folder, **more)
+
+    def stage(self, name: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess:
+        """Run a stage's program by itself."""
+        command = [sys.executable, "-m", f"stages.{name}", *arguments]
+        return self.run(*command, PYTHONPATH=str(self.root), **more)
+
+    def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Change params.yaml."""
+        params = self.params
+        change(params)
+        (self.experiment / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+    def copy(self, where: Path) -> "Checkout":
+        """A copy with all that was made and what Snakemake knows of it; times stay."""
+        subprocess.run(["cp", "-a", str(self.root), str(where)], check=True)
+        return Checkout(where)
+
+
+@pytest.fixture(scope="session")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The repository as a fresh clone of what is in the working tree, with the fixture experiment.
+
+    Nothing was run in it. Its DVC remote is a folder beside it.
+    """
+    folder = tmp_path_factory.mktemp("sacd")
+    made = Checkout(folder / "repository")
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, names.split("\0")):
+        if os.path.lexists(ROOT / name):
+            (made.root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, made.root / name, follow_symlinks=False)
+    made.experiment.mkdir()
+    shutil.copy(ROOT / "tests/fixture/params.yaml", made.experiment)
+    (made.experiment / "dvc.yaml").symlink_to("../../dvc.yaml")
+    made.run("git", "init", "--quiet", str(made.root))
+    made.run("dvc", "remote", "add", "--quiet", "--default", "store", str(folder / "store"))
+    made.run("git", "add", "--all", str(made.root))
+    made.run("git", "commit", "--quiet", "--message", "The repository with an experiment")
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The experiment run once by Snakemake, for tests that only read; others copy it."""
+    made = checkout.copy(tmp_path_factory.mktemp("finished") / "repository")
+    made.snakemake()
+    return made
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout under test."""
+    return ROOT
+
+
+@pytest.fixture
+def fixture_params() -> dict[str, Any]:
+    """The fixture experiment's parameters, free to be changed (YAML anchors are copies here)."""
+    text = (ROOT / "tests/fixture/params.yaml").read_text()
+    return json.loads(json.dumps(yaml.safe_load(text)))
+
+
+@pytest.fixture
+def in_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[dict[str, Any]], Path]:
+    """Call with parameters: writes params.yaml into a new folder and makes it the current one."""
+
+    def enter(params: dict[str, Any]) -> Path:
+        (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    return enter
+
+
+@pytest.fixture
+def call_stage(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str]]:
+    """Call with a stage's module name and arguments: (exit status, what it wrote to stderr).
+
+    The stage runs in this process, in the frame that `python -m stages.NAME` gives it; any
+    exception but the one meant for people comes out here and fails the test.
+    """
+
+    def call(name: str, *arguments: str) -> tuple[int, str]:
+        from stages.common import run
+
+        main = import_module(f"stages.{name}").main
+        monkeypatch.setattr(sys, "argv", [name, *arguments])
+        capsys.readouterr()
+        try:
+            run(main)
+        except SystemExit as stop:
+            return int(stop.code or 0), capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
+
+
+@pytest.fixture
+def tiny_backbone() -> Callable[..., Any]:
+    """Call with timm options to get a small random ResNet as a backbone (8x8 maps of 32 px)."""
+    import torch
+
+    from sacd.backbones.backbone import Backbone, BackboneConfig, create_network
+
+    def make(seed: int = 0, layer: str = "forward_features", classes: int = 7) -> Backbone:
+        torch.manual_seed(seed)
+        options = {
+            "num_classes": classes,
+            "layers": [1, 1, 1, 1],
+            "channels": [8, 8, 8, 12],
+            "stem_width": 8,
+            "output_stride": 8,
+        }
+        config = BackboneConfig("resnet18", options, 32, (0.5,) * 3, (0.25,) * 3, layer)
+        network = create_network(config)
+        for parameter in network.parameters():  # random norms too, so that maps are not alike
+            torch.nn.init.normal_(parameter, std=0.3)
+        return Backbone(config, network)
+
+    return make
+
+
+@pytest.fixture
+def tiny_prior() -> Callable[..., Any]:
+    """Call to get a small random prior: 32 px images, latents (4, 8, 8)."""
+    import torch
+
+    from sacd.prior.autoencoder import create_autoencoder
+    from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
+    from sacd.prior.prior import Prior
+
+    def make(seed: int = 0) -> Prior:
+        torch.manual_seed(seed)
+        widths = {"block_out_channels": [8, 8, 8], "layers_per_block": 1, "norm_num_groups": 4}
+        vae = create_autoencoder({"latent_channels": 4, **widths}, 32)
+        unet_options = {
+            "block_out_channels": [8, 16],
+            "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+            "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "attention_head_dim": 2,
+        }
+        unet = create_unet(unet_options, (4, 8, 8))
+        for network in (vae, unet):
+            network.eval().requires_grad_(False)
+        return Prior(unet, vae, create_scheduler(2.0), torch.randn(1, 1, PROMPT_WIDTH))
+
+    return make
+
+
+@pytest.fixture
+def tiny_adapter() -> Callable[..., Any]:
+    """Call with a prior to get an adapter for maps (12, 4, 4); `noise` perturbs its weights."""
+    import torch
+
+    from sacd.adapters.controlnet import AdapterConfig, ControlNetAdapter
+    from sacd.features.cache import Statistics
+
+    def make(prior: Any, conditioning: str = "spatial", noise: float = 0.0) -> ControlNetAdapter:
+        torch.manual_seed(1)
+        statistics = Statistics(
+            mean=[0.1 * channel for channel in range(12)],
+            std=[1 + 0.1 * channel for channel in range(12)],
+            pooled_std=[0.5] * 12,
+        )
+        config = AdapterConfig(
+            type="controlnet",
+            conditioning=conditioning,
+            backbone="tiny",
+            layer="forward_features",
+            feature_shape=(12, 4, 4),
+            grid=(8, 8),
+            hidden=8,
+        )
+        adapter = ControlNetAdapter(config, statistics, prior.unet).eval().requires_grad_(False)
+        for parameter in adapter.parameters():
+            parameter += noise * torch.randn(parameter.shape)
+        return adapter
+
+    return make

@@ -1,0 +1,274 @@
+"""Adapters and their feature encoder."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sacd.adapters.controlnet import ADAPTERS, ControlNetAdapter, load_adapter
+from sacd.adapters.encoder import FeatureEncoder
+from sacd.errors import SacdError
+from sacd.features.cache import Statistics
+from sacd.optimization import Recipe
+from sacd.prior.diffusion import create_unet
+from sacd.training.adapter import Pairs, condition_check, train_adapter, uses_condition
+
+CPU = torch.device("cpu")
+RECIPE = Recipe(8, 4, 0.01, 0, "constant", 0.0, 0.5, 1.0, "fp32", 0)
+
+
+def random_normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def predict(adapter: ControlNetAdapter, prior, hint: Tensor) -> Tensor:
+    noisy, times = random_normal(9, len(hint), 4, 8, 8), torch.arange(len(hint)) * 300
+    return adapter(prior.unet, noisy, times, prior.prompts(len(hint)), hint)
+
+
+@pytest.fixture
+def encoder() -> Callable[[bool], FeatureEncoder]:
+    """Call with `pooled` for an encoder of three channels with all layers at work."""
+
+    def make(pooled: bool) -> FeatureEncoder:
+        torch.manual_seed(0)
+        statistics = Statistics([1.0, 0.0, -2.0], [2.0, 1.0, 4.0], [0.5, 0.25, 1.0])
+        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=6, width=5)
+        for parameter in made.parameters():
+            torch.nn.init.normal_(parameter)
+        return made.requires_grad_(False)
+
+    return make
+
+
+class TestEncoder:
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_pooled_hints_ignore_the_order_of_locations_and_spatial_ones_do_not(
+        self, encoder: Callable, pooled: bool
+    ):
+        maps = random_normal(0, 2, 3, 4, 4)
+        order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+        shuffled = maps.flatten(2)[:, :, order].unflatten(2, (4, 4))
+        first, second = encoder(pooled)(maps), encoder(pooled)(shuffled)
+        assert first.shape == (2, 5, 8, 8)
+        assert torch.allclose(first, second, rtol=1e-4, atol=1e-4) is pooled
+
+    def test_pooled_hints_are_alike_at_every_inner_location(self, encoder: Callable):
+        hint = encoder(True)(random_normal(0, 2, 3, 4, 4))
+        inner = hint[:, :, 3:5, 3:5]  # three convolutions see the padding three pixels deep
+        assert torch.allclose(inner, inner[:, :, :1, :1].expand_as(inner), atol=1e-4)
+
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_channels_are_standardised_by_their_statistics(self, encoder: Callable, pooled: bool):
+        seen: list[Tensor] = []
+        made = encoder(pooled)
+        made.layers.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        maps = torch.tensor([5.0, 1.0, 2.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+        made(maps)
+        expected = [8.0, 4.0, 4.0] if pooled else [2.0, 1.0, 1.0]
+        assert seen[0].shape == (1, 3, 8, 8)
+        assert torch.allclose(seen[0], torch.tensor(expected).view(1, 3, 1, 1).expand(1, 3, 8, 8))
+
+    def test_dropped_rows_get_the_null_feature_and_others_keep_theirs(self, encoder: Callable):
+        made, maps = encoder(False), random_normal(0, 3, 3, 4, 4)
+        dropped = torch.tensor([False, True, False])
+        hint = made(maps, dropped)
+        assert torch.allclose(hint[1:2], made.null_hint(1), atol=1e-5)
+        kept = made(maps)
+        assert torch.allclose(hint[[0, 2]], kept[[0, 2]], atol=1e-5)
+        assert not torch.allclose(hint[1], kept[1], atol=0.1)
+
+    def test_the_null_feature_is_learned_from_dropped_rows_alone(self, encoder: Callable):
+        made, maps = encoder(False).requires_grad_(True), random_normal(0, 2, 3, 4, 4)
+        made(maps, torch.tensor([False, False])).sum().backward()
+        assert float(made.null.grad.abs().sum()) == 0.0
+        made(maps, torch.tensor([False, True])).sum().backward()
+        assert float(made.null.grad.abs().sum()) > 0.0
+
+    def test_an_untrained_encoder_gives_no_hint(self):
+        statistics = Statistics([1.0, 0.0, -2.0], [2.0, 1.0, 4.0], [0.5, 0.25, 1.0])
+        made = FeatureEncoder(statistics, pooled=False, grid=(8, 8), hidden=6, width=5)
+        assert not made(random_normal(0, 2, 3, 4, 4)).any()
+        assert not made.null_hint(2).any()
+
+    def test_half_precision_maps_are_taken(self, encoder: Callable):
+        maps = random_normal(0, 2, 3, 4, 4)
+        assert torch.allclose(
+            encoder(False)(maps.half()), encoder(False)(maps), rtol=0.05, atol=0.05
+        )
+
+    def test_maps_of_another_backbone_are_refused(self, encoder: Callable):
+        with pytest.raises(ValueError, match="features have 7 channels, adapter wants 3"):
+            encoder(False)(torch.zeros(1, 7, 4, 4))
+
+
+class TestAdapter:
+    @pytest.mark.parametrize("conditioning", ["spatial", "pooled"])
+    def test_an_untrained_adapter_leaves_the_prior_exactly_as_it_is(
+        self, tiny_prior: Callable, tiny_adapter: Callable, conditioning: str
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, conditioning)
+        noisy, times = random_normal(9, 3, 4, 8, 8), torch.arange(3) * 300
+        alone = prior.unet(noisy, times, prior.prompts(3)).sample
+        for hint in (adapter.hint(random_normal(0, 3, 12, 4, 4)), adapter.null_hint(3)):
+            assert torch.equal(predict(adapter, prior, hint), alone)
+
+    def test_weights_at_work_let_the_features_decide(
+        self, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, noise=0.1)
+        hint = adapter.hint(random_normal(0, 2, 12, 4, 4))
+        steered = predict(adapter, prior, hint)
+        assert not torch.allclose(steered, predict(adapter, prior, adapter.null_hint(2)), atol=1e-3)
+        assert not torch.allclose(steered, predict(adapter, prior, hint.flip(0)), atol=1e-3)
+
+    def test_only_the_copy_trains_and_the_prior_stays(
+        self, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, noise=0.1).requires_grad_(True)
+        predict(adapter, prior, adapter.hint(random_normal(0, 2, 12, 4, 4))).sum().backward()
+        assert all(p.grad is None for p in prior.unet.parameters())
+        without = [
+            name
+            for name, p in adapter.named_parameters()
+            if p.grad is None and name != "encoder.null"
+        ]
+        assert without == []
+        own = {p.data_ptr() for p in adapter.parameters()}
+        assert not own & {p.data_ptr() for p in prior.unet.parameters()}
+
+
+class TestStorage:
+    @pytest.mark.parametrize("conditioning", ["spatial", "pooled"])
+    def test_a_saved_adapter_comes_back(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, conditioning: str
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, conditioning, noise=0.1)
+        adapter.save(tmp_path / "adapter")
+        for again in (
+            ControlNetAdapter.from_pretrained(tmp_path / "adapter", prior.unet),
+            load_adapter(tmp_path / "adapter", prior.unet),
+        ):
+            assert again.config == adapter.config
+            for name, value in adapter.state_dict().items():
+                assert torch.equal(again.state_dict()[name], value.half().float()), name
+            maps = random_normal(0, 2, 12, 4, 4)
+            ours, kept = again.hint(maps), adapter.hint(maps)
+            assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
+            assert not again.training
+
+    def test_registered_types_are_those_of_the_settings(self):
+        from stages.settings import AdapterSettings
+
+        allowed = AdapterSettings.model_fields["type"].annotation.__args__
+        assert set(allowed) == set(ADAPTERS)
+
+    def test_an_adapter_of_another_prior_is_refused(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, fixture_params
+    ):
+        tiny_adapter(tiny_prior()).save(tmp_path / "adapter")
+        options = {**fixture_params["prior"]["unet"]["options"], "block_out_channels": [16, 16]}
+        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+            load_adapter(tmp_path / "adapter", create_unet(options, (4, 8, 8)))
+
+    def test_missing_and_truncated_weights_are_named(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        tiny_adapter(prior).save(tmp_path / "adapter")
+        path = tmp_path / "adapter/adapter.safetensors"
+        path.write_bytes(path.read_bytes()[:-10])
+        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+            load_adapter(tmp_path / "adapter", prior.unet)
+        path.unlink()
+        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+            load_adapter(tmp_path / "adapter", prior.unet)
+
+    @pytest.mark.parametrize("change", [{"type": "controlnett"}, {"type": None}, {"hidden": None}])
+    def test_a_configuration_of_something_else_is_named(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, change: dict
+    ):
+        prior = tiny_prior()
+        tiny_adapter(prior).save(tmp_path / "adapter")
+        path = tmp_path / "adapter/config.json"
+        config = json.loads(path.read_text()) | change
+        path.write_text(json.dumps({k: v for k, v in config.items() if v is not None}))
+        with pytest.raises(SacdError, match="adapter"):
+            load_adapter(tmp_path / "adapter", prior.unet)
+
+
+def pairs_with_a_visible_answer(count: int) -> tuple[Tensor, Tensor]:
+    """Latents and features, where the first feature channels are the latents' own averages."""
+    levels = random_normal(0, count, 4, 1, 1)
+    features = torch.zeros(count, 12, 4, 4)
+    features[:, :4] = levels
+    return levels.expand(count, 4, 8, 8).contiguous(), features
+
+
+class TestTraining:
+    def run(self, prior, adapter, work: Path, recipe: Recipe = RECIPE, drop: float = 0.2):
+        latents, features = pairs_with_a_visible_answer(16)
+        pairs = Pairs(16, lambda rows: latents[rows], lambda rows: features[rows].half())
+        return train_adapter(
+            adapter, prior, pairs, (latents, features), recipe, drop, work, CPU,
+            lambda items, total: items,
+        )  # fmt: skip
+
+    def test_learns_to_use_its_condition_while_the_prior_stays(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        before = {name: value.clone() for name, value in prior.unet.state_dict().items()}
+        recipe = replace(RECIPE, steps=80, batch=8, learning_rate=0.01)
+        trained = self.run(prior, tiny_adapter(prior), tmp_path, recipe)
+        last = trained.history[-1]
+        assert last["loss_true"] < 0.93 * last["loss_shuffled"]
+        assert last["loss_true"] < last["loss_null"]
+        assert uses_condition(trained.history)
+        for name, value in prior.unet.state_dict().items():
+            assert torch.equal(value, before[name]), name
+
+    def test_ends_with_the_averaged_weights_frozen(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior)
+        trained = self.run(prior, adapter, tmp_path)
+        for name, parameter in adapter.named_parameters():
+            assert torch.equal(parameter, trained.weights[name]), name
+            assert not parameter.requires_grad
+
+    def test_an_untrained_adapter_does_not_use_its_condition(
+        self, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior = tiny_prior()
+        latents, features = pairs_with_a_visible_answer(4)
+        losses = condition_check(tiny_adapter(prior), prior, latents, features, RECIPE, CPU)
+        assert losses["loss_true"] == losses["loss_shuffled"] == losses["loss_null"]
+        assert not uses_condition([losses])
+
+    def test_the_check_is_the_same_every_time(self, tiny_prior: Callable, tiny_adapter: Callable):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, noise=0.1)
+        latents, features = pairs_with_a_visible_answer(4)
+        checks = [condition_check(adapter, prior, latents, features, RECIPE, CPU) for _ in range(2)]
+        assert checks[0] == checks[1]
+        assert len(set(checks[0].values())) == 3
+
+    @pytest.mark.parametrize(("drop", "touched"), [(0.0, False), (1.0, True)])
+    def test_dropping_trains_the_null_feature(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, drop, touched
+    ):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, noise=0.1)
+        before = adapter.encoder.null.clone()
+        self.run(prior, adapter, tmp_path, drop=drop)
+        assert (not torch.equal(adapter.encoder.null, before)) is touched

@@ -1,0 +1,77 @@
+"""Cached features and their statistics."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from sacd.features.cache import extract, measure_statistics
+
+CPU = torch.device("cpu")
+
+
+def random_features(count: int = 23) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor([1.0, 5.0, 0.1]).view(1, 3, 1, 1)
+    return scale * torch.randn(count, 3, 4, 2, generator=generator) + 2 * scale
+
+
+def test_statistics_equal_numpys_over_all_images_and_locations():
+    features = random_features()
+    found = measure_statistics(features.split(7))
+    values = features.double().numpy()
+    assert found.mean == pytest.approx(values.mean((0, 2, 3)))
+    assert found.std == pytest.approx(values.std((0, 2, 3)))
+    assert found.pooled_std == pytest.approx(values.mean((2, 3)).std(0))
+
+
+@pytest.mark.parametrize("rows", [1, 5, 23])
+def test_statistics_do_not_depend_on_how_rows_are_split(rows):
+    features = random_features()
+    found, expected = measure_statistics(features.split(rows)), measure_statistics([features])
+    for name, values in vars(expected).items():
+        assert getattr(found, name) == pytest.approx(values, rel=1e-9), name
+
+
+def test_half_precision_features_are_summed_in_double():
+    features = (random_features(400) + 1000).half()
+    found = measure_statistics(features.split(9))
+    values = features.numpy().astype(np.float64)
+    assert found.mean == pytest.approx(values.mean((0, 2, 3)), rel=1e-9)
+    assert found.std == pytest.approx(values.std((0, 2, 3)), rel=1e-6)
+
+
+def test_a_dead_channel_has_a_small_positive_deviation():
+    features = random_features()
+    features[:, 1] = 0.0
+    found = measure_statistics([features])
+    assert found.mean[1] == 0.0
+    assert 0 < found.std[1] <= 1e-3
+    assert 0 < found.pooled_std[1] <= 1e-3
+
+
+def test_extract_gives_the_backbones_maps_and_logits_in_half_precision(tiny_backbone: Callable):
+    backbone = tiny_backbone()
+    images = torch.randint(
+        256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
+    found = extract(backbone, images, CPU)
+    with torch.no_grad():
+        maps, logits = backbone(images.float() / 255)
+    assert torch.equal(found["features"], maps.half())
+    assert torch.equal(found["logits"], logits.half())
+
+
+def test_extract_keeps_the_order_of_images_beyond_one_batch(tiny_backbone: Callable, monkeypatch):
+    monkeypatch.setattr("sacd.features.cache.BATCH", 2)
+    images = torch.randint(
+        256, (5, 3, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8
+    )
+    backbone = tiny_backbone(classes=0)
+    found = extract(backbone, images, CPU)
+    alone = torch.cat(
+        [extract(backbone, images[row : row + 1], CPU)["features"] for row in range(5)]
+    )
+    assert "logits" not in found
+    assert torch.allclose(found["features"].float(), alone.float(), rtol=1e-2, atol=1e-3)

@@ -1,0 +1,167 @@
+"""Work that was cut off goes on where it stopped, and nothing shows in the result."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Checkout, environment
+
+from sacd.files import read_json
+from sacd.shards import Shards
+
+# What runs in place of `python -m stages.NAME`: the same, but it kills itself (a real SIGKILL, at
+# a place that does not depend on the machine's speed).
+TRAIN_UNTIL_STEP_28 = """\
+import functools, itertools, os, signal, sys
+import torch
+import sacd.optimization
+
+# A checkpoint at every log, which is every 25 steps, instead of once a minute.
+sacd.optimization.train = functools.partial(sacd.optimization.train, checkpoint_seconds=0.0)
+step, count = torch.optim.AdamW.step, itertools.count(1)
+
+def killing(self, *arguments, **more):
+    if next(count) == 28:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, *arguments, **more)
+
+torch.optim.AdamW.step = killing
+sys.argv = ["train_adapter", "--backbone", "tiny_a", "--adapter", "spatial"]
+import stages.train_adapter
+stages.train_adapter.main()
+"""
+DRAW_TWO_AT_A_TIME = """\
+import itertools, os, signal, sys
+from sacd.sampling.inverter import Inverter
+import stages.draw_samples
+
+stages.draw_samples.IMAGES_PER_SHARD = 2
+sample, count, last = Inverter.sample, itertools.count(1), int(sys.argv.pop())
+
+def killing(self, *arguments, **more):
+    if next(count) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return sample(self, *arguments, **more)
+
+Inverter.sample = killing
+sys.argv = ["draw_samples", "--backbone", "tiny_a", "--method", "spatial"]
+stages.draw_samples.main()
+"""
+
+
+@pytest.fixture
+def mine(finished: Checkout, tmp_path: Path) -> Checkout:
+    """A copy of the finished run to cut off and take up again."""
+    return finished.copy(tmp_path / "repository")
+
+
+def python(checkout: Checkout, program: str, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", program, *arguments]
+    return checkout.run(*command, check=False, PYTHONPATH=str(checkout.root))
+
+
+def test_a_killed_training_ends_with_the_same_weights(finished: Checkout, mine: Checkout):
+    folder = mine.experiment / "adapters/tiny_a/spatial"
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+    killed = python(mine, TRAIN_UNTIL_STEP_28)
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert not folder.exists()  # nothing that could pass for a result
+    (checkpoint,) = (mine.experiment / ".work").glob("train_adapter-*/checkpoint")
+    progress = read_json(checkpoint / "progress.json")
+    assert progress["step"] == 25
+    assert [entry["step"] for entry in progress["history"]] == [25.0]
+
+    log = mine.snakemake("adapters/tiny_a/spatial/record.json").stdout
+    assert re.search(r"adapter tiny_a spatial: 100%.* 5/5 ", log), log  # of 30 steps
+    twin = finished.experiment / "adapters/tiny_a/spatial"
+    for name in ("adapter.safetensors", "config.json", "training.json"):
+        assert (folder / name).read_bytes() == (twin / name).read_bytes(), name
+    assert not list((mine.experiment / ".work").glob("train_adapter-*"))
+
+
+def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkout):
+    folder = mine.experiment / "samples/tiny_a/spatial"
+    stored = Shards(finished.experiment / "samples/tiny_a/spatial")
+    assert len(stored) == 8
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+    killed = python(mine, DRAW_TWO_AT_A_TIME, "3")  # before the third shard
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert not folder.exists()
+    (work,) = (mine.experiment / ".work").glob("draw_samples-*")
+    names = sorted(path.name for path in work.iterdir())
+    assert names == ["shard-00000.safetensors", "shard-00001.safetensors"]
+    before = {name: identity(work / name) for name in names}
+
+    done = python(mine, DRAW_TWO_AT_A_TIME, "0")  # never
+    assert done.returncode == 0, done.stdout
+    assert {name: identity(folder / name) for name in names} == before
+    assert sorted(path.name for path in folder.glob("shard-*")) == [
+        f"shard-{number:05d}.safetensors" for number in range(4)
+    ]
+    drawn = Shards(folder)
+    assert drawn.ids == stored.ids
+    assert drawn.info == stored.info
+    # Four shards by two runs hold what one shard by one run holds.
+    assert (drawn.read_all("images") == stored.read_all("images")).all()
+    assert (drawn.read_all("sample_index") == stored.read_all("sample_index")).all()
+    assert not list((mine.experiment / ".work").glob("draw_samples-*"))
+
+
+def identity(path: Path) -> tuple[int, int]:
+    """What would differ had the file been written again."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def test_one_run_in_a_folder_at_a_time_and_a_killed_one_is_taken_up(mine: Checkout):
+    folder = ["--directory", str(mine.experiment), "--snakefile", str(mine.root / "Snakefile")]
+    first = subprocess.Popen(
+        ["snakemake", "prepare_images", "--forcerun", "prepare_images", *folder],
+        cwd=mine.root, env=environment(), start_new_session=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        manifest = mine.experiment / "data/manifest.parquet"
+        wait_until(lambda: not manifest.exists() and locks(mine))  # its job has begun
+        os.killpg(first.pid, signal.SIGSTOP)  # and lasts as long as we need it
+        second = mine.snakemake("prepare_images", check=False)
+    finally:
+        os.killpg(first.pid, signal.SIGKILL)
+        first.wait()
+    assert second.returncode == 1
+    assert "LockException" in second.stdout
+    assert "Directory cannot be locked" in second.stdout
+    assert "no other Snakemake process is trying to create the same files" in second.stdout
+    assert str(mine.experiment) in second.stdout
+
+    # The killed one left its lock: the message says so and names the way out, which works.
+    again = mine.snakemake("prepare_images", check=False)
+    assert again.returncode == 1
+    assert "likely caused by a kill signal" in again.stdout
+    assert "It can be removed with the --unlock argument" in again.stdout
+    mine.snakemake("--unlock")
+    mine.snakemake("prepare_images")
+    assert manifest.exists()
+    assert not locks(mine)
+    assert "Nothing to be done" in mine.snakemake("prepare_images", "--dry-run").stdout
+
+
+def locks(checkout: Checkout) -> list[Path]:
+    return list((checkout.experiment / ".snakemake/locks").glob("*"))
+
+
+def wait_until(true, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.01)

@@ -1,0 +1,283 @@
+"""The sampler against stubs whose answer is known, and the inverter's promises."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch import Tensor
+
+from sacd.backbones.backbone import save_backbone
+from sacd.errors import SacdError
+from sacd.prior.diffusion import create_scheduler
+from sacd.prior.prior import Prior
+from sacd.sampling.inverter import Inverter
+from sacd.sampling.sampler import sample_latents, sample_prior, solver
+
+CPU = torch.device("cpu")
+COSINE = create_scheduler(1.0)
+EPSILON = DDPMScheduler(
+    beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon"
+)
+
+
+def random_normal(seed: int, *shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def prior_with(scheduler: DDPMScheduler) -> Prior:
+    """A prior of which only the schedule matters."""
+    return Prior(None, None, scheduler, torch.zeros(1, 1, 1))
+
+
+class StubAdapter:
+    """Predicts a tenth of the latents plus the hint; features are their own hint."""
+
+    def __init__(self):
+        self.calls: list[tuple[int, float]] = []
+
+    def hint(self, features: Tensor) -> Tensor:
+        return features
+
+    def null_hint(self, count: int) -> Tensor:
+        return torch.full((count, 1, 2, 2), 0.25)
+
+    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Tensor) -> Tensor:
+        assert len(noisy) == len(times) == len(prompts) == len(hint)
+        assert len(times.unique()) == 1
+        self.calls.append((len(noisy), float(times[0])))
+        return 0.1 * noisy + hint
+
+
+class KnowingAdapter(StubAdapter):
+    """Predicts what is true of `clean` latents: v or noise, as the schedule says."""
+
+    def __init__(self, scheduler: DDPMScheduler, clean: Tensor):
+        super().__init__()
+        self.scheduler, self.clean = scheduler, clean
+
+    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Tensor) -> Tensor:
+        squared = self.scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
+        alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
+        noise = (noisy - alpha * self.clean) / sigma
+        if self.scheduler.config.prediction_type == "epsilon":
+            return noise
+        return alpha * noise - sigma * self.clean
+
+
+class TestGuidance:
+    NOISE = random_normal(0, 3, 1, 2, 2)
+    FEATURES = random_normal(1, 3, 1, 2, 2)
+
+    def sample(self, features: Tensor | None, guidance: float, adapter=None) -> Tensor:
+        prior = prior_with(create_scheduler(1.0))
+        return sample_latents(prior, adapter or StubAdapter(), features, self.NOISE, 4, guidance)
+
+    @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.75, 4.0])
+    def test_contrasts_features_against_the_null_feature(self, guidance: float):
+        # The stub is linear in its hint: guiding the prediction is guiding the hint.
+        guided_hint = 0.25 + guidance * (self.FEATURES - 0.25)
+        expected = self.sample(guided_hint, 1.0)
+        assert torch.allclose(self.sample(self.FEATURES, guidance), expected, atol=1e-5)
+
+    def test_of_one_is_a_single_pass_with_the_features(self):
+        adapter = StubAdapter()
+        drawn = self.sample(self.FEATURES, 1.0, adapter)
+        assert [rows for rows, _ in adapter.calls] == [3, 3, 3, 3]
+        assert torch.allclose(drawn, self.sample(self.FEATURES, 1.0 + 1e-6), atol=1e-4)
+
+    def test_of_anything_else_is_one_pass_of_twice_the_batch(self):
+        adapter = StubAdapter()
+        self.sample(self.FEATURES, 1.5, adapter)
+        assert [rows for rows, _ in adapter.calls] == [6, 6, 6, 6]
+
+    def test_without_features_the_null_feature_draws_alone(self):
+        adapter = StubAdapter()
+        drawn = self.sample(None, 3.0, adapter)
+        assert [rows for rows, _ in adapter.calls] == [3, 3, 3, 3]
+        assert torch.equal(drawn, self.sample(torch.full_like(self.FEATURES, 0.25), 1.0))
+
+
+class TestSolver:
+    @pytest.mark.parametrize("steps", [1, 2, 5, 20])
+    @pytest.mark.parametrize("scheduler", [create_scheduler(1.0), EPSILON], ids=["v", "epsilon"])
+    def test_reaches_the_clean_latents_that_the_network_knows(self, scheduler, steps: int):
+        clean = random_normal(2, 3, 4, 8, 8)
+        drawn = sample_latents(
+            prior_with(scheduler), KnowingAdapter(scheduler, clean),
+            None, random_normal(3, 3, 4, 8, 8), steps, 1.0,
+        )  # fmt: skip
+        assert torch.allclose(drawn, clean, atol=2e-3)
+
+    def test_the_prior_alone_draws_what_an_untrained_adapter_does(
+        self, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        prior, noise = tiny_prior(), random_normal(3, 2, 4, 8, 8)
+        alone = sample_prior(prior, noise, 4)
+        assert torch.equal(alone, sample_latents(prior, tiny_adapter(prior), None, noise, 4, 1.0))
+
+    def test_integrates_a_gaussian_the_better_the_more_steps(self):
+        # Data of variance s^2 about 0: the flow maps noise e to s e (from the last timestep's
+        # mixture), and the best prediction of the data is known in closed form.
+        scheduler, deviation = create_scheduler(1.0), 0.5
+
+        class GaussianAdapter(StubAdapter):
+            def __call__(self, unet, noisy, times, prompts, hint):
+                squared = scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
+                alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
+                total = squared * deviation**2 + 1 - squared
+                clean = alpha * deviation**2 / total * noisy
+                noise = (noisy - alpha * clean) / sigma
+                return alpha * noise - sigma * clean
+
+        noise = random_normal(4, 16, 4, 8, 8)
+        errors = [
+            float((sample_latents(prior_with(scheduler), GaussianAdapter(), None, noise, n, 1.0)
+                   - deviation * noise).abs().max())
+            for n in (5, 10, 40)
+        ]  # fmt: skip
+        assert errors[0] > errors[1] > errors[2]
+        assert errors[2] < 0.02
+
+    def test_steps_down_from_near_the_last_timestep(self):
+        adapter = StubAdapter()
+        prior = prior_with(create_scheduler(1.0))
+        sample_latents(prior, adapter, None, torch.zeros(1, 1, 2, 2), 8, 1.0)
+        times = [time for _, time in adapter.calls]
+        assert len(times) == 8
+        assert times == sorted(times, reverse=True)
+        assert 940 < times[0] <= 999
+        assert times[-1] < 200
+
+    def test_takes_over_the_priors_schedule(self):
+        for scheduler in (create_scheduler(1.0), EPSILON):
+            made = solver(prior_with(scheduler))
+            assert made.config.prediction_type == scheduler.config.prediction_type
+            assert torch.allclose(made.alphas_cumprod, scheduler.alphas_cumprod)
+
+    def test_noise_decides_and_nothing_else_is_random(self):
+        prior = prior_with(create_scheduler(1.0))
+        noise = random_normal(5, 2, 1, 2, 2)
+        torch.manual_seed(0)
+        first = sample_latents(prior, StubAdapter(), None, noise, 5, 1.0)
+        torch.manual_seed(1)
+        second = sample_latents(prior, StubAdapter(), None, noise, 5, 1.0)
+        assert torch.equal(first, second)
+        assert math.isfinite(float(first.sum()))
+
+
+@pytest.fixture(params=["fp32", "bf16"])
+def inverter(
+    request, tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable
+) -> Inverter:
+    prior = tiny_prior()
+    adapter = tiny_adapter(prior, noise=0.4)
+    return Inverter(prior, adapter, tiny_backbone(), CPU, request.param)
+
+
+# Black and full colours in coarse blocks: images that even a random network tells apart.
+BLOCKS = (255 * (random_normal(6, 3, 3, 4, 4) > 0)).byte()
+IMAGES = BLOCKS.repeat_interleave(8, 2).repeat_interleave(8, 3)
+NAMES = ["first", "second", "third"]
+
+
+def difference(ours: Tensor, truth: Tensor) -> float:
+    """Mean difference in steps of the 8-bit scale."""
+    return float((ours.float() - truth.float()).abs().mean())
+
+
+def near(ours: Tensor, truth: Tensor, inverter: Inverter) -> bool:
+    """Equal up to rounding: the kernels for another batch may add in another order."""
+    if inverter.precision == "fp32":
+        return int((ours.int() - truth.int()).abs().max()) <= 1 and difference(ours, truth) < 0.01
+    return difference(ours, truth) < 0.5
+
+
+class TestInverter:
+    def test_gives_bytes_for_each_image_and_sample(self, inverter: Inverter):
+        drawn = inverter.invert(IMAGES, samples=2, steps=3)
+        assert (drawn.shape, drawn.dtype) == ((3, 2, 3, 32, 32), torch.uint8)
+        assert float(drawn.float().std()) > 5
+
+    def test_the_same_call_gives_the_same_images(self, inverter: Inverter):
+        first = inverter.invert(IMAGES, samples=2, steps=3, seed=4)
+        torch.manual_seed(123)
+        assert torch.equal(inverter.invert(IMAGES, samples=2, steps=3, seed=4), first)
+        assert difference(inverter.invert(IMAGES, samples=2, steps=3, seed=5), first) > 5
+
+    def test_samples_of_an_image_alone_are_those_in_a_batch(self, inverter: Inverter):
+        together = inverter.invert(IMAGES, samples=2, steps=3, ids=NAMES)
+        for row, name in enumerate(NAMES):
+            alone = inverter.invert(IMAGES[row : row + 1], samples=2, steps=3, ids=[name])
+            assert near(alone[0], together[row], inverter), name
+        backwards = inverter.invert(IMAGES.flip(0), samples=2, steps=3, ids=NAMES[::-1])
+        assert near(backwards.flip(0), together, inverter)
+
+    def test_more_samples_keep_the_first_ones(self, inverter: Inverter):
+        few = inverter.invert(IMAGES, samples=1, steps=3, ids=NAMES)
+        many = inverter.invert(IMAGES, samples=3, steps=3, ids=NAMES)
+        assert near(many[:, :1], few, inverter)
+        assert difference(many[:, 1:2], few) > 5
+
+    def test_the_id_decides_the_noise_and_the_image_the_features(self, inverter: Inverter):
+        drawn = inverter.invert(IMAGES[[0, 0, 1]], samples=1, steps=3, ids=["a", "b", "a"])
+        assert difference(drawn[0], drawn[1]) > 5
+        assert difference(drawn[0], drawn[2]) > 1
+
+    def test_given_features_draw_what_their_image_does(self, inverter: Inverter):
+        features = inverter.features(IMAGES)
+        assert features.shape == (3, 12, 4, 4)
+        keys = [(name, 0) for name in NAMES]
+        drawn = inverter.sample(features, keys, steps=3)
+        assert torch.equal(drawn, inverter.invert(IMAGES, samples=1, steps=3, ids=NAMES)[:, 0])
+        unconditional = inverter.sample(None, keys, steps=3)
+        assert difference(unconditional, drawn) > 1
+
+    def test_without_a_backbone_only_features_can_be_inverted(self, inverter: Inverter):
+        blind = Inverter(inverter.prior, inverter.adapter, None, CPU)
+        with pytest.raises(SacdError, match="without a backbone: give features instead"):
+            blind.invert(IMAGES)
+
+
+class TestFromPretrained:
+    @pytest.fixture
+    def parts(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable
+    ) -> SimpleNamespace:
+        prior = tiny_prior()
+        prior.save(tmp_path / "models/prior")
+        backbone = tiny_backbone()
+        save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
+        adapter = tiny_adapter(prior, noise=0.1)
+        adapter.save(tmp_path / "adapters/tiny/spatial")
+        return SimpleNamespace(folder=tmp_path, adapter=tmp_path / "adapters/tiny/spatial")
+
+    def test_finds_prior_and_backbone_of_the_adapters_experiment(self, parts, tiny_backbone):
+        inverter = Inverter.from_pretrained(parts.adapter)
+        again = Inverter.from_pretrained(str(parts.adapter), experiment=str(parts.folder))
+        first, second = (i.invert(IMAGES, samples=1, steps=2) for i in (inverter, again))
+        assert torch.equal(first, second)
+        assert inverter.image_size == 32
+        whole = tiny_backbone()(IMAGES.float() / 255)[0]
+        assert torch.allclose(inverter.features(IMAGES), whole, rtol=0.05, atol=0.05)
+
+    def test_a_folder_that_is_no_adapter_is_named(self, parts):
+        for folder in (parts.folder / "adapters", parts.folder / "nowhere", Path("/")):
+            with pytest.raises(SacdError, match=r"not an adapter's folder \(no config\.json\)"):
+                Inverter.from_pretrained(folder)
+
+    def test_a_missing_prior_is_named(self, parts):
+        (parts.folder / "models/prior").rename(parts.folder / "gone")
+        with pytest.raises(SacdError, match="models/prior: not a prior in the diffusers layout"):
+            Inverter.from_pretrained(parts.adapter)
+
+    def test_a_backbone_of_another_layer_is_named(self, parts, tiny_backbone: Callable):
+        other = tiny_backbone(layer="layer3")
+        save_backbone(parts.folder / "models/backbones/tiny", other.config, other.network)
+        with pytest.raises(
+            SacdError, match=r"spatial: was trained on layer 'forward_features', .*gives 'layer3'"
+        ):
+            Inverter.from_pretrained(parts.adapter)
