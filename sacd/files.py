@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from sacd.errors import SacdError
 
 
@@ -19,22 +21,23 @@ def atomic(path: Path) -> Iterator[Path]:
     Works for files and for folders (an existing folder is replaced). If the block fails, the
     temporary is removed and whatever was at `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         if temporary.is_dir() and path.exists():
             shutil.rmtree(path)
         elif temporary.is_file():
             temporary.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
-    except OSError as error:
-        raise SacdError(f"{path}: could not be written ({error.strerror}).") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SacdError(f"{path}: could not be written ({reason}).") from error
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary)
-        else:
-            temporary.unlink(missing_ok=True)
+        elif temporary.exists():
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

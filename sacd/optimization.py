@@ -105,7 +105,7 @@ def train(
             value, numbers = loss(step, step_generator(recipe.seed, step))
         if not bool(value.isfinite()):
             raise SacdError(
-                f"The loss is {float(value)} at step {step}: lower the learning rate "
+                f"The loss is {value.item()} at step {step}: lower the learning rate "
                 f"(now {recipe.learning_rate}) or use precision fp32."
             )
         optimizer.zero_grad(set_to_none=True)

@@ -145,7 +145,7 @@ def _open_shard(path: Path, expected: dict[str, Any]) -> tuple[list[str], dict[s
         )
     try:
         with safe_open(path, framework="pt") as shard:
-            ids = json.loads(shard.metadata()["ids"])
+            ids = json.loads((shard.metadata() or {}).get("ids", "[]"))
             arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no dict)
     except SafetensorError as error:
         raise SacdError(f"{path}: cannot be read ({error}); {redo}.") from error

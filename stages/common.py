@@ -79,7 +79,10 @@ def content(path: Path) -> str:
     """A short digest of a file that stands for a finished input (an index, a configuration)."""
     import hashlib
 
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except FileNotFoundError as error:
+        raise SacdError(f"{path}: no such file; run the step that makes it.") from error
 
 
 _in_use: list[Path] = []  # work folders of this process

@@ -18,7 +18,7 @@ from stages.artefacts import (
     sample_folder,
 )
 from stages.common import Clock, content, device, progress, run, work_folder
-from stages.settings import load_settings
+from stages.settings import load_settings, pick
 
 IMAGES_PER_SHARD = 16
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--method", required=True)
     arguments = parser.parse_args()
     clock, settings = Clock(), load_settings()
-    method = settings.methods[arguments.method]
+    method = pick(settings.methods, arguments.method, "method")
     trained = adapter_folder(arguments.backbone, method.adapter)
     features = Shards(feature_folder(arguments.backbone, "test"))
     prior = Prior.from_pretrained(PRIOR).to(device())

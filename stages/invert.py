@@ -22,7 +22,7 @@ def invert(
     """Write `out` (by its extension) and print the feature cosine of every sample."""
     if samples < 1 or steps < 1:
         raise SacdError("--samples and --steps must be at least 1.")
-    if out.suffix.lower() not in Image.registered_extensions():
+    if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise SacdError(f"--out {out}: unknown image type '{out.suffix}'; name it .png, say.")
     try:
         data = image.read_bytes()

@@ -20,7 +20,7 @@ from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import BackboneSettings, load_settings
+from stages.settings import BackboneSettings, load_settings, pick
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True)
     name = parser.parse_args().backbone
     clock, settings = Clock(), load_settings()
-    chosen = settings.backbones[name]
+    chosen = pick(settings.backbones, name, "backbone")
     config, network, training = obtain_network(chosen, settings.seed, f"backbones.{name}")
 
     backbone = Backbone(config, network.float().cpu())

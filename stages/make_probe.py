@@ -13,7 +13,7 @@ from sacd.shards import INDEX
 from stages.artefacts import image_folder, probe_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import ProbeSettings, load_settings
+from stages.settings import ProbeSettings, load_settings, pick
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     parser.add_argument("--probe", required=True)
     name = parser.parse_args().probe
     clock, settings = Clock(), load_settings()
-    chosen = settings.probes[name]
+    chosen = pick(settings.probes, name, "probe")
     if chosen.source == "train":
         finder, training = _train(chosen, settings.seed, name)
     else:

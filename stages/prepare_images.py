@@ -101,6 +101,10 @@ def _generated_classes(classes: str | int | list[str]) -> list[str]:
     if classes == "all":
         return list(shapes.CLASSES)
     if isinstance(classes, int):
+        if classes > len(shapes.CLASSES):
+            raise SacdError(
+                f"images.classes: {classes} asked for, there are {len(shapes.CLASSES)}."
+            )
         return list(shapes.CLASSES[:classes])
     for name in classes:
         if name not in shapes.CLASSES:

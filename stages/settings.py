@@ -34,7 +34,7 @@ class Images(Section):
 
     source: str
     size: Annotated[int, Field(ge=16)]
-    classes: Literal["all"] | Positive | list[str]
+    classes: Literal["all"] | Positive | Annotated[list[str], Field(min_length=1)]
     per_class: PerClass
     max_skipped: Share
 
@@ -67,8 +67,8 @@ class BackboneSettings(Section):
     model: str
     options: dict[str, Any]
     input_size: Positive
-    mean: list[float]
-    std: list[float]
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
     layer: str
     training: BackboneTraining | None
 
@@ -198,18 +198,30 @@ class Settings(Section):
             )
         if compare.probes and self.images.source != "shapes":
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
-        for name, backbone in self.backbones.items():
-            if backbone.training and backbone.training.dense and self.images.source != "shapes":
+        classes = self.images.classes
+        if isinstance(classes, list) and len(set(classes)) < len(classes):
+            raise SacdError(f"images.classes: a class stands twice in {classes}.")
+        for where, network in self._networks().items():
+            if network.training and network.training.dense and self.images.source != "shapes":
                 raise SacdError(
-                    f"backbones.{name}.training.dense: needs true masks, which only "
-                    f"images.source 'shapes' has."
+                    f"{where}.training.dense: needs true masks, which only images.source 'shapes' "
+                    f"has."
                 )
         self._require_recipes()
         return self
 
+    def _networks(self) -> dict[str, BackboneSettings]:
+        """Every section that describes a network, by its path: backbones and critics."""
+        networks = {f"backbones.{name}": backbone for name, backbone in self.backbones.items()}
+        if autoencoder := self.prior.autoencoder:
+            networks["prior.autoencoder.critic"] = autoencoder.critic
+            if refinement := autoencoder.refinement:
+                networks["prior.autoencoder.refinement.critic"] = refinement.critic
+        return networks
+
     def _require_recipes(self) -> None:
         trained: dict[str, tuple[str, Training | None]]
-        trained = {f"backbones.{n}": (b.source, b.training) for n, b in self.backbones.items()}
+        trained = {where: (n.source, n.training) for where, n in self._networks().items()}
         trained |= {f"probes.{n}": (p.source, p.training) for n, p in self.probes.items()}
         for where, (source, recipe) in trained.items():
             if source == "train" and recipe is None:
@@ -227,7 +239,7 @@ def load_settings(path: Path = PARAMS) -> Settings:
             f"{path.absolute()}: no such file; run in an experiment's folder "
             f"(or snakemake --directory FOLDER)."
         ) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SacdError(f"{path}: not valid YAML: {error}") from error
     try:
         return Settings.model_validate(raw)
@@ -236,6 +248,13 @@ def load_settings(path: Path = PARAMS) -> Settings:
         raise SacdError(f"{path}:\n" + "\n".join(f"  {line}" for line in lines)) from error
     except SacdError as error:
         raise SacdError(f"{path}: {error}") from error
+
+
+def pick(known: dict[str, Any], name: str, kind: str) -> Any:
+    """The section of a name given on the command line; an unknown one lists what there is."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+    return known[name]
 
 
 def section(settings: Settings, path: str) -> Any:

@@ -14,7 +14,7 @@ from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
 from stages.artefacts import PRIOR, UNET_WEIGHTS, adapter_folder, feature_folder, latent_folder
 from stages.common import Clock, content, device, progress, run, work_folder
-from stages.settings import load_settings
+from stages.settings import load_settings, pick
 
 HELD_OUT = 64
 
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.adapter
     clock, settings = Clock(), load_settings()
-    chosen = settings.adapters[name]
+    chosen = pick(settings.adapters, name, "adapter")
     recipe = Recipe(**chosen.training.model_dump(), seed=settings.seed)
 
     latents, features = _open(backbone, "train")

@@ -89,16 +89,20 @@ def test_everything_is_made_by_jobs_and_as_it_is_made_here(
     )  # fmt: skip
     assert done.returncode == 0, done.stdout
 
-    # Every job of a rule that is not local was submitted, and SLURM remembers that it ran.
-    numbers = re.findall(r"Job \d+ has been submitted with SLURM jobid (\d+)", done.stdout)
-    known = remembered()
-    assert {known[number][0] for number in numbers} == {"COMPLETED"}
-    assert Counter(known[number][1] for number in numbers) == {
+    # Every job of a rule that is not local was submitted, and SLURM ran it.
+    jobs = dict(
+        re.findall(
+            r"Job \d+ has been submitted with SLURM jobid (\d+) \(log: \S+/slurm_logs/rule_(\w+)/",
+            done.stdout,
+        )
+    )
+    networks = len(made.params["compare"]["networks"])
+    assert Counter(jobs.values()) == {
         **dict.fromkeys(rules() - LOCAL, 1),
-        **dict.fromkeys(
-            ("make_backbone", "cache_features"), len(made.params["compare"]["networks"])
-        ),
+        **dict.fromkeys(("make_backbone", "cache_features"), networks),
     }
+    ended = exit_statuses()
+    assert {ended.get(number) for number in jobs} == {"0"}
     assert "Nothing to be done" in made.snakemake("--dry-run").stdout
     assert (made.experiment / "results/report.html").stat().st_size > 10_000
 
@@ -117,12 +121,8 @@ def test_everything_is_made_by_jobs_and_as_it_is_made_here(
     assert "1 threads" in device
 
 
-def remembered() -> dict[str, tuple[str, str]]:
-    """State and rule of every job that SLURM knows of, ended ones too."""
-    command = ["squeue", "--noheader", "--states", "all", "--format", "%i %T %k"]
-    lines = subprocess.run(command, text=True, check=True, capture_output=True).stdout.splitlines()
-    fields = (line.split(" ", 2) for line in lines)
-    return {
-        number: (state, comment.removeprefix("rule_").split("_wildcards_")[0])
-        for number, state, comment in fields
-    }
+def exit_statuses() -> dict[str, str]:
+    """Exit status of every job that ended, from the controller's log (squeue soon forgets them)."""
+    found = re.search(r"^SlurmctldLogFile=(.+)$", CONFIGURATION.read_text(), re.MULTILINE)
+    log = Path(found.group(1)).read_text()
+    return dict(re.findall(r"_job_complete: JobId=(\d+) WEXITSTATUS (\d+)", log))

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.adapters.encoder import FeatureEncoder
-from sacd.errors import SacdError
+from sacd.errors import SacdError, unknown_name
 from sacd.features.cache import Statistics
 from sacd.files import atomic, read_json, write_json
 
@@ -51,9 +51,12 @@ class ControlNetAdapter(nn.Module):
     def from_pretrained(cls, folder: Path, unet: UNet2DConditionModel) -> "ControlNetAdapter":
         """Load a folder made by `save` for the prior's `unet`; raises `SacdError`."""
         raw = read_json(folder / "config.json")
-        config = AdapterConfig(
-            **{**raw, "feature_shape": tuple(raw["feature_shape"]), "grid": tuple(raw["grid"])}
-        )
+        try:
+            config = AdapterConfig(
+                **{**raw, "feature_shape": tuple(raw["feature_shape"]), "grid": tuple(raw["grid"])}
+            )
+        except (KeyError, TypeError) as error:
+            raise SacdError(f"{folder}: config.json is not an adapter's ({error}).") from error
         zeros = [0.0] * config.feature_shape[0]
         adapter = cls(config, Statistics(zeros, zeros, zeros), unet)
         try:
@@ -102,4 +105,7 @@ ADAPTERS: dict[str, type[ControlNetAdapter]] = {"controlnet": ControlNetAdapter}
 
 def load_adapter(folder: Path, unet: UNet2DConditionModel) -> ControlNetAdapter:
     """Load an adapter of any registered type."""
-    return ADAPTERS[read_json(folder / "config.json")["type"]].from_pretrained(folder, unet)
+    kind = read_json(folder / "config.json").get("type")
+    if kind not in ADAPTERS:
+        raise unknown_name("adapter type", str(kind), ADAPTERS, f"{folder}/config.json")
+    return ADAPTERS[kind].from_pretrained(folder, unet)

@@ -1,6 +1,7 @@
 """A frozen timm network as a function from images to an NCHW feature map and logits."""
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ class BackboneConfig:
 def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Module:
     """The timm model of a configuration; unknown names list what there is."""
     if not timm.is_model(config.model):
-        near = timm.list_models(f"*{config.model.split('_')[0].split('.')[0]}*")
-        raise unknown_name("timm model", config.model, near or timm.list_models()[:20])
+        near = get_close_matches(config.model.split(".")[0], timm.list_models(), n=20, cutoff=0.6)
+        raise unknown_name("timm model", config.model, near or timm.list_models())
     try:
         return timm.create_model(config.model, pretrained=pretrained, **config.options)
     except (TypeError, RuntimeError, ValueError) as error:
@@ -100,7 +101,12 @@ class Backbone(nn.Module):
         logits = self.network.forward_head(final) if self.has_head else None  # type: ignore[operator]
         raw = final if self.config.layer == FINAL else self._tapped
         self._tapped = None
-        assert isinstance(raw, Tensor)  # the hook ran within forward_features
+        if not isinstance(raw, Tensor) or raw.ndim not in (3, 4) or len(raw) != len(images):
+            found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+            raise SacdError(
+                f"layer '{self.config.layer}' of {self.config.model} gives {found} for "
+                f"{len(images)} images, not a spatial map of each: name another layer."
+            )
         return to_nchw(raw, self.network), logits
 
     def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:

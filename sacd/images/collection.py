@@ -4,8 +4,10 @@ The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/
 number of outer folders.
 """
 
+import os
 import tarfile
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,9 +61,10 @@ class Collection:
         """Candidates of each split and class, in a random order fixed by `seed`.
 
         With `train/` and `val/` folders, test and val images come from `val/`; without them all
-        three come from the one set. Test images stand before val images and these before train
-        images, so that changing one count does not move images between splits. A list is the
-        whole pool left for its split: take as many as are wanted and usable.
+        three come from the one set. Test images are taken from the front of a class, val images
+        from its back and train images from its middle outwards, so that changing one count does
+        not move images between splits while there are enough. A list is the whole pool left for
+        its split: take as many as are wanted and usable.
         """
         pools: dict[tuple[str, str], list[Entry]] = defaultdict(list)
         for entry in self.entries:
@@ -74,13 +77,16 @@ class Collection:
         for name in self._class_names(classes):
             evaluated = pools.get(("val" if has_folders else "", name), [])
             trained = pools.get(("train", name), []) if has_folders else evaluated
-            test, val = per_class["test"], per_class["val"]
             # A tenth more than asked for stays in reserve for unusable files.
-            cut = test + max(2, test // 10)
-            chosen["test"][name] = evaluated[:cut]
-            chosen["val"][name] = evaluated[cut : cut + val + max(2, val // 10)]
-            used = 0 if has_folders else cut + val + max(2, val // 10)
-            chosen["train"][name] = trained[used:]
+            test, val = (per_class[s] + max(2, per_class[s] // 10) for s in ("test", "val"))
+            rest = evaluated[test:]
+            chosen["test"][name] = evaluated[:test]
+            chosen["val"][name] = rest[::-1][:val]
+            if not has_folders:
+                middle = range(test, max(test, len(evaluated) - val))
+                order = sorted(middle, key=lambda row: abs(2 * row - len(evaluated)))
+                trained = [evaluated[row] for row in order]
+            chosen["train"][name] = trained
         return chosen
 
     def _class_names(self, classes: str | int | list[str]) -> list[str]:
@@ -115,14 +121,15 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
             box = (left, top, left + side, top + side)
             square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
             return np.asarray(square), (width, height), box
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UnidentifiedImageError as error:  # its message holds an address, new in every run
+        raise Unusable("unreadable: not an image file") from error
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise Unusable(f"unreadable: {error}") from error
 
 
 def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     if source.is_dir():
-        names = [p.relative_to(source).as_posix() for p in source.rglob("*") if p.is_file()]
-        return names, lambda name: (source / name).read_bytes()
+        return _files_below(source), lambda name: (source / name).read_bytes()
     if not source.exists():
         raise SacdError(f"images.source: {source}: no such folder or archive.")
     if zipfile.is_zipfile(source):
@@ -131,7 +138,7 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     try:
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
         members = {member.name: member for member in archive if member.isfile()}
-    except tarfile.TarError as error:
+    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
 
     def read(name: str) -> bytes:
@@ -140,6 +147,16 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         return file.read()
 
     return list(members), read
+
+
+def _files_below(source: Path) -> list[str]:
+    """Paths of all files in a folder; an empty folder is an error, for it is an empty class."""
+    names = []
+    for folder, folders, files in os.walk(source, followlinks=True):
+        if folder != str(source) and not folders and not files:
+            raise SacdError(f"images.source: class '{Path(folder).name}' is empty ({folder}).")
+        names += [(Path(folder) / file).relative_to(source).as_posix() for file in files]
+    return names
 
 
 def _is_image(name: str) -> bool:

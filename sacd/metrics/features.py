@@ -48,6 +48,7 @@ def mean_pairwise_distance(maps: Tensor) -> Tensor:
     """
     count = maps.shape[1]
     units = F.normalize(maps.float(), dim=2)
-    # |sum of unit vectors|^2 = K + sum over ordered pairs of cosines.
+    # |sum of unit vectors|^2 = their own squares (1, or 0 without activation) + ordered pairs.
     squares = units.sum(1).square().sum(1).mean((1, 2))
-    return 1 - (squares - count) / (count * (count - 1))
+    own = units.square().sum((1, 2)).mean((1, 2))
+    return 1 - (squares - own) / (count * (count - 1))

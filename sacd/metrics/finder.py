@@ -66,7 +66,7 @@ def load_finder(folder: Path) -> UNet2DModel:
     """Load a finder; raises `SacdError`."""
     try:
         finder = UNet2DModel.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         ).float()
     except (OSError, ValueError) as error:
         raise SacdError(f"{folder}: not a finder made by the rule make_probe: {error}") from error

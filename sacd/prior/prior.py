@@ -37,10 +37,14 @@ class Prior:
         try:
             prior = cls(
                 UNet2DConditionModel.from_pretrained(
-                    folder, subfolder="unet", use_safetensors=True, low_cpu_mem_usage=False
+                    folder,
+                    subfolder="unet",
+                    use_safetensors=True,
+                    local_files_only=True,
+                    low_cpu_mem_usage=False,
                 ).float(),
                 load_autoencoder(folder / "vae"),
-                DDPMScheduler.from_pretrained(folder, subfolder="scheduler"),
+                DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
                 load_file(folder / NULL_PROMPT)["embedding"].float(),
             )
         except (OSError, ValueError, KeyError) as error:
@@ -86,7 +90,7 @@ def load_autoencoder(folder: Path) -> AutoencoderKL:
     """Load a frozen autoencoder in fp32; raises `SacdError`."""
     try:
         vae = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, low_cpu_mem_usage=False
+            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
         ).float()
     except (OSError, ValueError) as error:
         raise SacdError(f"{folder}: not an autoencoder in the diffusers layout: {error}") from error

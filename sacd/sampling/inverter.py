@@ -47,12 +47,12 @@ class Inverter:
         lies (`<experiment>/adapters/<backbone>/<adapter>`). Raises `SacdError`.
         """
         folder = Path(adapter)
-        root = Path(experiment) if experiment is not None else folder.resolve().parents[2]
         if not (folder / "config.json").exists():
             raise SacdError(
                 f"{folder}: not an adapter's folder (no config.json); "
                 f"it is <experiment>/adapters/<backbone>/<adapter>."
             )
+        root = Path(experiment) if experiment is not None else folder.resolve().parents[2]
         target = torch.device(device)
         prior = Prior.from_pretrained(root / "models/prior").to(target)
         loaded = load_adapter(folder, prior.unet).to(target)
