@@ -113,15 +113,20 @@ class Clock:
 
 
 def _revision() -> str:
-    """Commit of the code, with `-dirty` if it was edited since."""
-    here = Path(__file__).parent
+    """Commit of the code, with `-dirty` if the code was edited since."""
     try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=here, capture_output=True, text=True, check=True,
-        ).stdout.strip()  # fmt: skip
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        edited = _git("status", "--porcelain", "--untracked-files=no", "--", "sacd", "stages")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{commit}-dirty" if edited else commit
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parent.parent
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
 
 
 def _device_name() -> str:

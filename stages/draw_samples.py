@@ -52,6 +52,7 @@ def main() -> None:
     sections = {"seed": settings.seed, "method": method.model_dump()}
     work = work_folder(
         "draw_samples",
+        arguments.method,
         sections,
         content(features.folder / INDEX),
         content(trained / "adapter.safetensors"),

@@ -3,13 +3,13 @@
 import argparse
 from pathlib import Path
 
-import torch
 from diffusers import AutoencoderKL
 
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
+from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import load_autoencoder, save_autoencoder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
@@ -85,17 +85,13 @@ def _feature_loss(chosen: Criticised, seed: int, where: str) -> FeatureLoss:
     return FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers)
 
 
-@torch.no_grad()
 def _psnr(vae: AutoencoderKL) -> float:
     """Mean PSNR (dB) of the round trip on the val split."""
     images, _ = load_images("val")
     vae = vae.to(device())
-    values = []
-    for batch in images.split(64):
-        truth = batch.to(device()).float() / 255
-        ours = (vae.decode(vae.encode(2 * truth - 1).latent_dist.mean).sample + 1) / 2
-        values.append(-10 * ((ours.clamp(0, 1) - truth) ** 2).mean((1, 2, 3)).log10())
-    return round(float(torch.cat(values).mean()), 2)
+    ours = decode_latents(vae, encode_images(vae, images, device()), device())
+    error = ((ours.float() - images.float()) / 255).square().mean((1, 2, 3))
+    return round(float((-10 * error.log10()).mean()), 2)
 
 
 if __name__ == "__main__":

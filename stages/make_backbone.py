@@ -66,7 +66,7 @@ def obtain_network(
     jitter, dense = options.pop("color_jitter"), options.pop("dense")
     images, labels = load_images("train")
     work = work_folder(
-        "make_backbone", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
+        "make_backbone", where, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
     )
     network, trained = train_backbone(
         config,

@@ -47,7 +47,7 @@ def _train(chosen: ProbeSettings, seed: int, name: str) -> tuple[UNet2DModel, di
         masks,
         Recipe(**chosen.training.model_dump(), seed=seed),
         work_folder(
-            "make_probe", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
+            "make_probe", name, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
         ),
         device(),
         progress(f"probe {name}"),

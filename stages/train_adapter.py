@@ -62,6 +62,8 @@ def main() -> None:
         chosen.drop,
         work_folder(
             "train_adapter",
+            backbone,
+            name,
             settings.seed,
             chosen.model_dump(),
             content(features.folder / INDEX),

@@ -402,7 +402,7 @@ class TestOneGraph:
         for path in (recorded.experiment / ".snakemake/metadata").iterdir():
             literals = [ast.literal_eval(text) for text in json.loads(path.read_text())["params"]]
             sections = next((value for value in literals if isinstance(value, dict)), {})
-            noted[decoded(path.name)] = sections
+            noted[decoded(path.name)] = {k: json.loads(text) for k, text in sections.items()}
         assert set(stages) <= set(noted)
         for made, sections in stages.items():
             assert set(noted[made]) == set(sections), made

@@ -467,6 +467,14 @@ class TestTables:
                 means.loc[worse, f"{row.metric}_high"],
             )
             assert row.holds == (low > high)
+        kept = checks[checks.check.str.startswith("the autoencoder keeps")]
+        assert dict(zip(kept.metric, kept.against, strict=True)) == {
+            "cos_median": 0.9,
+            "top1_match": 0.95,
+        }
+        for row in kept.itertuples():
+            assert row.value == means.loc["autoencoder", row.metric]
+            assert row.holds == (row.value >= row.against)
         share = checks[checks.check.str.startswith("share of the way")].iloc[0]
         cosines = means.cos_median
         gap = cosines["autoencoder"] - cosines["shuffled"]

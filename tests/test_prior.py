@@ -15,7 +15,15 @@ from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.diffusion import create_scheduler, noised, train_unet
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import NULL_PROMPT, Prior, load_autoencoder, save_autoencoder, to_uint8
+from sacd.prior.prior import (
+    NULL_PROMPT,
+    Prior,
+    decode,
+    encode,
+    load_autoencoder,
+    save_autoencoder,
+    to_uint8,
+)
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(6, 4, 0.005, 2, "constant", 0.0, 0.5, 1.0, "fp32", 0)
@@ -71,6 +79,11 @@ class TestDenoisingTarget:
         assert torch.allclose(alpha * self.LATENTS + sigma * target, noisy, atol=1e-4)
         assert float(target.std()) == pytest.approx(1.0, abs=0.04)
 
+    def test_a_prior_that_predicts_the_signal_is_trained_on_latents(self):
+        scheduler = DDPMScheduler(prediction_type="sample")
+        _, _, target = noised(scheduler, self.LATENTS, generator(1))
+        assert torch.equal(target, self.LATENTS)
+
     def test_timesteps_cover_the_whole_schedule(self):
         _, times, _ = noised(create_scheduler(1.0), torch.zeros(4000, 1, 1, 1), generator(2))
         assert int(times.min()) < 10
@@ -98,7 +111,7 @@ class TestStorage:
             prior.unet(noisy, times, again.prompts(2)).sample,
         )
         images = random_images(2).float() / 255
-        assert torch.equal(again.encode(images), prior.encode(images))
+        assert torch.equal(encode(again.vae, images), encode(prior.vae, images))
         assert again.scheduler.config.prediction_type == "v_prediction"
         assert torch.allclose(again.null_prompt, prior.null_prompt, atol=1e-2)
         assert not any(p.requires_grad for p in again.unet.parameters())
@@ -155,7 +168,7 @@ class TestLatents:
         assert latents.dtype == torch.float16
         mean = prior.vae.encode(images.float() / 127.5 - 1).latent_dist.mean
         assert torch.allclose(latents.float(), 3.0 * mean, rtol=0.01, atol=0.01)
-        assert torch.allclose(prior.encode(images.float() / 255), 3.0 * mean, atol=1e-4)
+        assert torch.allclose(encode(prior.vae, images.float() / 255), 3.0 * mean, atol=1e-4)
 
     def test_decoding_undoes_the_scale_and_gives_bytes(self, tiny_prior: Callable):
         prior = tiny_prior()
@@ -165,7 +178,7 @@ class TestLatents:
         found = decode_latents(prior.vae, latents, CPU)
         assert found.dtype == torch.uint8
         assert torch.equal(found, expected)
-        assert torch.equal(to_uint8(prior.decode(latents)), expected)
+        assert torch.equal(to_uint8(decode(prior.vae, latents)), expected)
 
     def test_bytes_are_rounded_and_clipped(self):
         values = torch.tensor([-1.0, 0.0, 0.4 / 255, 0.6 / 255, 1.0, 7.0])

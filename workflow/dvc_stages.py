@@ -70,7 +70,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         [f"samples/{B}/{M}", "data", f"features/{B}", "features/${compare.judge}",
          f"models/backbones/{B}", "models/backbones/${compare.judge}", "models/probes"],
         [f"scores/{B}/{M}{end}" for end in (".parquet", ".sets.json", ".record.json")],
-        ["compare.judge"],
+        ["compare.judge", "compare.probes"],
     ),
     "score_references": (
         "samples", BACKBONES, f"scores/{B}/references.record.json",
@@ -78,7 +78,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
          "features/${compare.judge}", f"models/backbones/{B}", "models/backbones/${compare.judge}",
          "models/probes"],
         [f"scores/{B}/references{end}" for end in (".parquet", ".sets.json", ".record.json")],
-        ["seed", "compare.judge", "compare.main_method"],
+        ["seed", "compare.judge", "compare.probes", "compare.main_method"],
     ),
     "make_tables": (
         "results", {}, "results/tables/record.json", ["samples", "scores", "adapters"],

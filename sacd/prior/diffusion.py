@@ -53,9 +53,12 @@ def noised(
     times = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
-    if scheduler.config.prediction_type == "v_prediction":
-        return noisy, times, scheduler.get_velocity(latents, noise, times)
-    return noisy, times, noise
+    targets = {
+        "epsilon": lambda: noise,
+        "sample": lambda: latents,
+        "v_prediction": lambda: scheduler.get_velocity(latents, noise, times),
+    }
+    return noisy, times, targets[scheduler.config.prediction_type]()
 
 
 def train_unet(

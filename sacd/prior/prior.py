@@ -71,16 +71,6 @@ class Prior:
         self.null_prompt = self.null_prompt.to(device)
         return self
 
-    @torch.no_grad()
-    def encode(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
-        return self.vae.encode(2 * images - 1).latent_dist.mean * self.vae.config.scaling_factor
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Scaled latents -> images (N, 3, H, W) in [0, 1]."""
-        images = self.vae.decode(latents / self.vae.config.scaling_factor).sample
-        return ((images.float() + 1) / 2).clamp(0, 1)
-
     def prompts(self, count: int) -> Tensor:
         """The null prompt, repeated: (count, tokens, width)."""
         return self.null_prompt.expand(count, -1, -1)
@@ -102,6 +92,17 @@ def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
     with atomic(folder) as temporary:
         vae.half().save_pretrained(temporary)
     vae.float()
+
+
+def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
+    """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
+    return vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Scaled latents (N, c, H', W') -> images (N, 3, H, W) in [0, 1]."""
+    images = vae.decode(latents / vae.config.scaling_factor).sample
+    return ((images.float() + 1) / 2).clamp(0, 1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

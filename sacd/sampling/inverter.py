@@ -10,7 +10,7 @@ from sacd.adapters.controlnet import ControlNetAdapter, load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.optimization import autocast
-from sacd.prior.prior import Prior, to_uint8
+from sacd.prior.prior import Prior, decode, to_uint8
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_latents
 
@@ -88,7 +88,7 @@ class Inverter:
         conditioned = None if features is None else features.to(self.device)
         with torch.no_grad(), autocast(self.device, self.precision):
             latents = sample_latents(self.prior, self.adapter, conditioned, noise, steps, guidance)
-            return to_uint8(self.prior.decode(latents)).cpu()
+            return to_uint8(decode(self.prior.vae, latents)).cpu()
 
     def invert(
         self,

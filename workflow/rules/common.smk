@@ -1,4 +1,5 @@
 # Shared by all rules; the settings of the experiment, and what decides when to run again.
+import json
 import sys
 from pathlib import Path
 
@@ -35,8 +36,11 @@ wildcard_constraints:
 
 
 def settings(*sections):
-    """The parts of params.yaml behind a result, which is made again when they change."""
-    return {name: section(SETTINGS, name) for name in sections}
+    """The parts of params.yaml behind a result, which is made again when they change.
+
+    As sorted JSON: the order of keys means nothing, to DVC neither.
+    """
+    return {name: json.dumps(section(SETTINGS, name), sort_keys=True) for name in sections}
 
 
 def shipped(source, *files):

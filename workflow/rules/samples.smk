@@ -52,7 +52,7 @@ rule score_samples:
     threads: 1
     params:
         code=code_version("stages.score_samples"),
-        settings=settings("compare.judge"),
+        settings=settings("compare.judge", "compare.probes"),
     shell:
         "python -m stages.score_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
@@ -86,7 +86,7 @@ rule score_references:
     threads: 1
     params:
         code=code_version("stages.score_references"),
-        settings=settings("seed", "compare.judge", "compare.main_method"),
+        settings=settings("seed", "compare.judge", "compare.probes", "compare.main_method"),
     shell:
         "python -m stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
