@@ -37,7 +37,7 @@ def encoder() -> Callable[[bool], FeatureEncoder]:
     def make(pooled: bool) -> FeatureEncoder:
         torch.manual_seed(0)
         statistics = Statistics([1.0, 0.0, -2.0], [2.0, 1.0, 4.0], [0.5, 0.25, 1.0])
-        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=6, width=5)
+        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=8, width=5)
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter)
         return made.requires_grad_(False)
@@ -89,11 +89,14 @@ class TestEncoder:
         made(maps, torch.tensor([False, True])).sum().backward()
         assert float(made.null.grad.abs().sum()) > 0.0
 
-    def test_an_untrained_encoder_gives_no_hint(self):
-        statistics = Statistics([1.0, 0.0, -2.0], [2.0, 1.0, 4.0], [0.5, 0.25, 1.0])
-        made = FeatureEncoder(statistics, pooled=False, grid=(8, 8), hidden=6, width=5)
-        assert not made(random_normal(0, 2, 3, 4, 4)).any()
-        assert not made.null_hint(2).any()
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_an_untrained_encoder_hears_loud_and_quiet_features_alike(self, pooled: bool):
+        statistics = Statistics([0.0] * 3, [1.0] * 3, [1.0] * 3)
+        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=64, width=5)
+        maps = random_normal(0, 8, 3, 4, 4)
+        quiet, loud = (made(scale * maps).std(0).mean() for scale in (10, 1000))
+        assert float(quiet) > 0.01  # images differ
+        assert float(loud / quiet) == pytest.approx(1.0, abs=0.2)
 
     def test_half_precision_maps_are_taken(self, encoder: Callable):
         maps = random_normal(0, 2, 3, 4, 4)

@@ -1,19 +1,26 @@
 """The feature encoder: a backbone's map, standardised and brought to the latent grid."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sacd.features.cache import Statistics
 
+NORM_GROUPS = 8  # at most
+
 
 class FeatureEncoder(nn.Module):
     """Feature map (N, C, h, w) -> hint (N, width, H, W) on the latent grid.
 
     Channels are standardised by cached statistics, resized bilinearly and passed through 3x3
-    convolutions, the last one zero-initialised, so that an untrained adapter leaves the prior as
-    it is. With `pooled`, the spatial average stands at every location instead of the map (what
-    RCDM, Bordes et al. 2022, conditions on). The null feature is a learned vector.
+    convolutions. With `pooled`, the spatial average stands at every location instead of the map
+    (what RCDM, Bordes et al. 2022, conditions on). The null feature is a learned vector.
+
+    The convolutions are normalised and none starts at zero: the adapter's zero convolutions already
+    leave an untrained prior as it is. Behind two zeros in a row, or without norms, a weak condition
+    such as the pooled one is lost: its first gradients are noise, and they silence the activations.
     """
 
     mean: Tensor
@@ -28,17 +35,16 @@ class FeatureEncoder(nn.Module):
         std = statistics.pooled_std if pooled else statistics.std
         self.register_buffer("mean", torch.tensor(statistics.mean).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        channels = len(statistics.mean)
+        channels, groups = len(statistics.mean), math.gcd(NORM_GROUPS, hidden)
         self.null = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        last = nn.Conv2d(hidden, width, 3, padding=1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)  # type: ignore[arg-type]
         self.layers = nn.Sequential(
             nn.Conv2d(channels, hidden, 3, padding=1),
+            nn.GroupNorm(groups, hidden),
             nn.SiLU(),
             nn.Conv2d(hidden, hidden, 3, padding=1),
+            nn.GroupNorm(groups, hidden),
             nn.SiLU(),
-            last,
+            nn.Conv2d(hidden, width, 3, padding=1),
         )
 
     def forward(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
