@@ -11,10 +11,12 @@ from sacd.figures.reconstructions import Panel, plot_reconstructions
 from sacd.figures.style import save_figure
 from sacd.figures.training import plot_training
 from sacd.files import read_json
+from sacd.images.manifest import read_manifest
 from sacd.metrics.images import pixel_spread
 from sacd.shards import Shards
 from stages.artefacts import (
     FIGURES,
+    MANIFEST,
     ROUND_TRIP,
     TABLES,
     adapter_folder,
@@ -52,10 +54,11 @@ def main() -> None:
 def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
     """For a few test images, a row for each backbone."""
     test, round_trip = Shards(image_folder("test")), Shards(ROUND_TRIP)
-    # Spread over the split, so that classes differ; fixed, so that nobody picked them.
-    chosen = np.linspace(0, len(test) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
+    # Spread over the classes; by a rule, so that nobody picked them.
+    by_class = np.argsort(read_manifest(MANIFEST, "test").label.to_numpy(), kind="stable")
+    places = np.linspace(0, len(test) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     rows = []
-    for number in chosen:
+    for number in by_class[places].tolist():
         for backbone in settings.compare.backbones:
             references = _scores(backbone, "references", test.ids[number])
             trip = references[references.method == "autoencoder"]

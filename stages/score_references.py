@@ -49,10 +49,14 @@ def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Im
     samples = Shards(sample_folder(backbone, settings.compare.main_method))
     samples.require_ids(Shards(image_folder("test")).ids, "the test split")
     round_trip = Shards(ROUND_TRIP)
-    shift = len(test) // 2 + 1  # classes follow each other in the manifest: take a far one
+    # Everyone gets the samples of the next in a random order. The manifest's order would pair
+    # classes that are alike.
+    order = rng.permutation(len(test))
+    other = np.empty_like(order)
+    other[order] = np.roll(order, 1)
 
     def shuffled(start: int, stop: int) -> Tensor:
-        return samples.read("images", [(row + shift) % len(test) for row in range(start, stop)])
+        return samples.read("images", other[start:stop].tolist())
 
     return {
         "original": lambda start, stop: test[start:stop, None],

@@ -59,6 +59,7 @@ rule plot_figures:
         TRAINING,
         "results/tables/main.csv",
         "data/images/test/index.json",
+        MANIFEST,
         "latents/round_trip/index.json",
     output:
         report(
