@@ -13,7 +13,7 @@ from sacd.backbones.backbone import (
     load_weights,
     save_backbone,
 )
-from sacd.backbones.training import train_backbone
+from sacd.backbones.training import Augmentation, train_backbone
 from sacd.errors import SacdError
 from sacd.optimization import Recipe
 from sacd.shards import INDEX
@@ -63,7 +63,7 @@ def obtain_network(
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
     assert chosen.training is not None  # the settings' check
     options = chosen.training.model_dump()
-    jitter, dense = options.pop("color_jitter"), options.pop("dense")
+    augmentation, dense = Augmentation(**options.pop("augmentation")), options.pop("dense")
     images, labels = load_images("train")
     work = work_folder(
         "make_backbone", where, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
@@ -74,7 +74,7 @@ def obtain_network(
         labels,
         load_masks("train", images.shape[-1]) if dense else None,
         Recipe(**options, seed=seed),
-        jitter,
+        augmentation,
         work,
         device(),
         progress(where),

@@ -53,10 +53,18 @@ class Training(Section):
     precision: Literal["bf16", "fp32"]
 
 
+class AugmentationSettings(Section):
+    """See `sacd.backbones.training.Augmentation`."""
+
+    color_jitter: Share
+    blur: Annotated[float, Field(ge=0)]
+    noise: Share
+
+
 class BackboneTraining(Training):
     """`dense` adds a loss at every location, which needs the true masks of `shapes`."""
 
-    color_jitter: Share
+    augmentation: AugmentationSettings
     dense: bool
 
 

@@ -16,10 +16,11 @@ from sacd.backbones.backbone import (
     load_weights,
     save_backbone,
 )
-from sacd.backbones.training import augment, train_backbone
+from sacd.backbones.training import FLIPS, Augmentation, augment, train_backbone
 from sacd.errors import SacdError
 from sacd.optimization import Recipe
 
+JITTER = Augmentation(color_jitter=0.2)
 FAMILIES: dict[str, dict[str, Any]] = {
     "resnet18": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 12], "stem_width": 8},
     "convnext_atto": {"depths": [1, 1, 1, 1], "dims": [4, 6, 8, 10]},
@@ -273,7 +274,7 @@ class TestTraining:
         recipe = Recipe(40, 16, 0.01, 4, "cosine", 0.0, 0.8, 1.0, "fp32", 0)
         config = config_of("resnet18", classes=2)
         network, trained = train_backbone(
-            config, images, labels, masks if dense else None, recipe, 0.1,
+            config, images, labels, masks if dense else None, recipe, Augmentation(0.1, 0.5, 0.02),
             tmp_path, torch.device("cpu"), lambda items, total: items,
         )  # fmt: skip
         assert trained.history[-1]["train_top1"] > 0.9
@@ -288,7 +289,7 @@ class TestTraining:
         recipe = Recipe(12, 16, 0.02, 1, "constant", 0.0, 0.9, 1.0, "fp32", 0)
         config = config_of("resnet18", classes=2)
         network, _ = train_backbone(
-            config, images, labels, None, recipe, 0.0,
+            config, images, labels, None, recipe, FLIPS,
             tmp_path, torch.device("cpu"), lambda items, total: items,
         )  # fmt: skip
         with torch.no_grad():
@@ -296,16 +297,30 @@ class TestTraining:
         expected = inputs.mean((0, 2, 3))
         assert torch.allclose(network.bn1.running_mean, expected, rtol=1e-3, atol=1e-4)
 
+    def test_blur_removes_detail_and_noise_adds_it_each_image_by_its_own_amount(self):
+        board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 0.5 + 0.25
+        images = board.expand(64, 3, 16, 16)
+        blurred = augment(images, Augmentation(blur=1.0), torch.Generator().manual_seed(1))
+        contrast = blurred[:, :, 4:12, 4:12].std((1, 2, 3)) / images[0, :, 4:12, 4:12].std()
+        assert contrast.max() > 0.9
+        assert contrast.min() < 0.1
+        flat = torch.full((64, 3, 16, 16), 0.5)
+        noise = augment(flat, Augmentation(noise=0.1), torch.Generator().manual_seed(1)) - flat
+        deviations = noise.std((1, 2, 3))
+        assert deviations.min() < 0.02
+        assert 0.08 < float(deviations.max()) < 0.12
+        assert float(noise.mean()) == pytest.approx(0.0, abs=1e-3)
+
     def test_augmentation_flips_whole_images(self):
         images = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-        flipped = augment(images, 0.0, torch.Generator().manual_seed(1))
+        flipped = augment(images, FLIPS, torch.Generator().manual_seed(1))
         same = (flipped == images).flatten(1).all(1)
         mirrored = (flipped == images.flip(-1)).flatten(1).all(1)
         assert bool((same ^ mirrored).all())
         assert 16 < int(mirrored.sum()) < 48
 
     def test_augmentation_scales_each_colour_of_an_image(self):
-        jittered = augment(torch.full((64, 3, 4, 4), 0.5), 0.2, torch.Generator().manual_seed(1))
+        jittered = augment(torch.full((64, 3, 4, 4), 0.5), JITTER, torch.Generator().manual_seed(1))
         assert jittered.min() >= 0.4
         assert jittered.max() <= 0.6
         assert float(jittered.std((2, 3)).max()) == pytest.approx(0.0, abs=1e-6)
@@ -314,8 +329,8 @@ class TestTraining:
     def test_masks_are_flipped_with_their_images_and_not_coloured(self):
         images = torch.rand(64, 3, 4, 4, generator=torch.Generator().manual_seed(0))
         joined = torch.cat([images, (images[:, :1] > 0.5).float()], dim=1)
-        plain = augment(joined, 0.0, torch.Generator().manual_seed(1))
+        plain = augment(joined, FLIPS, torch.Generator().manual_seed(1))
         assert torch.equal(plain[:, 3], (plain[:, 0] > 0.5).float())
-        coloured = augment(joined, 0.2, torch.Generator().manual_seed(1))
+        coloured = augment(joined, JITTER, torch.Generator().manual_seed(1))
         assert torch.equal(coloured[:, 3], plain[:, 3])
         assert not torch.equal(coloured[:, :3], plain[:, :3])

@@ -1,13 +1,34 @@
 """Supervised training of a backbone on prepared images."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torchvision.transforms.v2.functional import gaussian_blur
 
 from sacd.backbones.backbone import BackboneConfig, create_network, to_nchw
 from sacd.optimization import Progress, Recipe, Trained, train
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What training images undergo besides random flips; 0 leaves a part out.
+
+    `color_jitter` is the largest relative change of a colour channel's gain, `blur` the largest
+    deviation of a Gaussian in pixels, `noise` the largest deviation of pixel noise (images are in
+    [0, 1]). Blur and noise keep a network from resting its answer on the finest detail, which no
+    autoencoder returns.
+    """
+
+    color_jitter: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+
+
+FLIPS = Augmentation()  # flips and nothing else
 
 
 def train_backbone(
@@ -16,7 +37,7 @@ def train_backbone(
     labels: Tensor,
     masks: Tensor | None,
     recipe: Recipe,
-    color_jitter: float,
+    augmentation: Augmentation,
     work: Path,
     device: torch.device,
     progress: Progress,
@@ -43,7 +64,7 @@ def train_backbone(
         batch, target = images[rows].float() / 255, labels[rows].to(device)
         if masks is not None:  # as a fourth channel, so that flips move it with the image
             batch = torch.cat([batch, masks[rows, None].float()], dim=1)
-        batch = augment(batch, color_jitter, generator).to(device)
+        batch = augment(batch, augmentation, generator).to(device)
         final = network.forward_features((batch[:, :3] - mean) / std)  # type: ignore[operator]
         logits = network.forward_head(final)  # type: ignore[operator]
         value = F.cross_entropy(logits.float(), target, label_smoothing=0.1)
@@ -73,20 +94,32 @@ def _dense_head(network: nn.Module, images: Tensor, classes: int) -> nn.Conv2d:
     return nn.Conv2d(to_nchw(final, network).shape[1], classes, 1)
 
 
-def augment(images: Tensor, color_jitter: float, generator: torch.Generator) -> Tensor:
-    """Random flips and, with strength `color_jitter`, gains of each colour channel.
+def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Random flips and what `augmentation` says, with a draw of its own for every image.
 
-    images: (N, 3 or more, H, W) in [0, 1]; every image gets its own draw. Channels after the third
-    (masks) are flipped but not coloured.
+    images: (N, 3 or more, H, W) in [0, 1]. Channels after the third (masks) are only flipped.
     """
     count = len(images)
     flip = torch.rand(count, generator=generator) < 0.5
     images = torch.where(flip[:, None, None, None], images.flip(-1), images)
-    if color_jitter > 0:
-        gains = 1 + color_jitter * (2 * torch.rand(count, 3, 1, 1, generator=generator) - 1)
-        colors = (images[:, :3] * gains).clamp(0, 1)
-        images = torch.cat([colors, images[:, 3:]], dim=1)
-    return images
+    colors = images[:, :3]
+    if augmentation.color_jitter > 0:
+        gains = 2 * torch.rand(count, 3, 1, 1, generator=generator) - 1
+        colors = (colors * (1 + augmentation.color_jitter * gains)).clamp(0, 1)
+    if augmentation.blur > 0:
+        # A mixture of sharp and blurred: any deviation up to the largest, for one convolution.
+        share = torch.rand(count, 1, 1, 1, generator=generator)
+        colors = colors.lerp(_blurred(colors, augmentation.blur), share)
+    if augmentation.noise > 0:
+        deviation = augmentation.noise * torch.rand(count, 1, 1, 1, generator=generator)
+        colors = colors + deviation * torch.randn(colors.shape, generator=generator)
+        colors = colors.clamp(0, 1)
+    return torch.cat([colors, images[:, 3:]], dim=1)
+
+
+def _blurred(images: Tensor, deviation: float) -> Tensor:
+    size = 2 * math.ceil(2 * deviation) + 1
+    return gaussian_blur(images, [size, size], [deviation, deviation])
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from sacd.backbones.training import augment
+from sacd.backbones.training import FLIPS, augment
 from sacd.errors import SacdError
 from sacd.optimization import Progress, Recipe, Trained, conv_format, train
 
@@ -53,7 +53,7 @@ def train_finder(
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
         # Masks ride along as a fourth channel, so that flips move both.
         joined = torch.cat([images[rows] / 255, masks[rows, None].float()], dim=1)
-        joined = augment(joined, 0.0, generator).to(device)
+        joined = augment(joined, FLIPS, generator).to(device)
         logits = mask_logits(finder, joined[:, :3]).float()
         return F.binary_cross_entropy_with_logits(logits, joined[:, 3]), {}
 

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from sacd.backbones.backbone import Backbone
-from sacd.backbones.training import augment
+from sacd.backbones.training import FLIPS, augment
 from sacd.optimization import Progress, Recipe, Trained, conv_format, train
 
 KL_WEIGHT = 1e-6
@@ -83,7 +83,7 @@ def train_autoencoder(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
-        truth = augment(images[rows].float() / 255, 0.0, generator).to(device)
+        truth = augment(images[rows].float() / 255, FLIPS, generator).to(device)
         truth = truth.contiguous(memory_format=conv_format(device))
         posterior = vae.encode(2 * truth - 1).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
@@ -126,7 +126,7 @@ def refine_decoder(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
-        truth = augment(images[rows].float() / 255, 0.0, generator).to(device)
+        truth = augment(images[rows].float() / 255, FLIPS, generator).to(device)
         with torch.no_grad():
             latents = vae.encode(2 * truth - 1).latent_dist.mean
         ours = (vae.decode(latents).sample.float() + 1) / 2
