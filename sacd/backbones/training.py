@@ -119,7 +119,8 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
 def _blurred(images: Tensor, deviation: float) -> Tensor:
     size = 2 * math.ceil(2 * deviation) + 1
-    return gaussian_blur(images, [size, size], [deviation, deviation])
+    with torch.autocast(images.device.type, enabled=False):  # images keep their precision
+        return gaussian_blur(images, [size, size], [deviation, deviation])
 
 
 @torch.no_grad()
