@@ -21,8 +21,13 @@ METRICS = (
     "judge_cos_median", "judge_cos_pooled", "judge_top1_match", "judge_top5_match", "object_iou",
     "psnr_db", "ssim", "lpips", "spread_image", "spread_features",
 )  # fmt: skip
-CEILINGS = ("original", "autoencoder")
-FLOORS = ("same_class", "shuffled", "random_image")
+REFERENCES = {
+    "original": "ceiling",
+    "autoencoder": "ceiling",
+    "same_class": "reference",
+    "shuffled": "floor",
+    "random_image": "floor",
+}
 AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 
@@ -33,7 +38,7 @@ def main() -> None:
         [
             _summary(backbone, method, settings)
             for backbone in settings.compare.backbones
-            for method in (*CEILINGS, *settings.compare.methods, *FLOORS)
+            for method in _in_order(settings.compare.methods)
         ]
     )
     tables = {"main": table, "checks": _checks(table, settings), "training": _training(settings)}
@@ -45,17 +50,22 @@ def main() -> None:
     clock.finish(TABLES / "record.json", settings.model_dump())
 
 
+def _in_order(methods: list[str]) -> list[str]:
+    """Ceilings, methods, floors."""
+    ceilings = [name for name, kind in REFERENCES.items() if kind == "ceiling"]
+    return [*ceilings, *methods, *(name for name in REFERENCES if name not in ceilings)]
+
+
 def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object]:
     """One row of the main table."""
-    reference = method in CEILINGS + FLOORS
+    reference = method in REFERENCES
     path = score_file(backbone, "references" if reference else method)
     scores = pd.read_parquet(path)
     scores = scores[scores.method == method]
-    kind = "ceiling" if method in CEILINGS else "floor" if method in FLOORS else "method"
     row: dict[str, object] = {
         "backbone": backbone,
         "method": method,
-        "kind": kind,
+        "kind": REFERENCES.get(method, "method"),
         "images": scores.image_id.nunique(),
         "samples_per_image": int(scores.groupby("image_id").size().iloc[0]),
     }
@@ -81,7 +91,7 @@ def _checks(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         by_method = group.set_index("method")
         claims = [
             *_keeps_what_is_seen(by_method),
-            *_in_expected_order(by_method, settings.compare.methods),
+            *_in_expected_order(by_method, settings.compare),
             _closes_the_gap(by_method, settings.compare),
         ]
         rows += [{"backbone": backbone, **claim} for claim in claims]
@@ -103,21 +113,26 @@ def _keeps_what_is_seen(by_method: pd.DataFrame) -> list[dict[str, object]]:
     ]
 
 
-def _in_expected_order(by_method: pd.DataFrame, methods: list[str]) -> list[dict[str, object]]:
-    """Each method against the next in `compare.methods`."""
+def _in_expected_order(by_method: pd.DataFrame, compare: Compare) -> list[dict[str, object]]:
+    """Each method against the next in `compare.methods`; the main one clearly so."""
     rows = []
-    for better, worse in pairwise(methods):
+    for better, worse in pairwise(compare.methods):
+        clearly = better == compare.main_method
         for metric in ("cos_median", "top1_match", "object_iou"):
             if by_method[metric].isna().any():
                 continue
             high, low = by_method.loc[better], by_method.loc[worse]
             rows.append(
                 {
-                    "check": f"{better} above {worse}, intervals apart",
+                    "check": f"{better} above {worse}" + ", intervals apart" * clearly,
                     "metric": metric,
                     "value": high[metric],
                     "against": low[metric],
-                    "holds": bool(high[f"{metric}_low"] > low[f"{metric}_high"]),
+                    "holds": bool(
+                        high[f"{metric}_low"] > low[f"{metric}_high"]
+                        if clearly
+                        else high[metric] > low[metric]
+                    ),
                 }
             )
     return rows
@@ -154,6 +169,8 @@ def _training(settings: Settings) -> pd.DataFrame:
                     "loss_true": last["loss_true"],
                     "loss_shuffled": last["loss_shuffled"],
                     "loss_null": last["loss_null"],
+                    "margin": last["margin"],
+                    "margin_error": last["margin_error"],
                     "uses_condition": training["uses_condition"],
                 }
             )

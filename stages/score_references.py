@@ -1,8 +1,8 @@
 """Score floors and ceilings on the same test images: scores/<backbone>/references.parquet.
 
-original: the image itself. autoencoder: its round trip (ceiling). same_class: another test image
-of its class. shuffled: the main method's samples for another image (floor). random_image: a train
-image drawn at random.
+Ceilings: original, the image itself; autoencoder, its round trip. Floors: shuffled, the main
+method's samples for another image; random_image, a train image drawn at random. Neither:
+same_class, another test image of its class.
 """
 
 import argparse

@@ -13,9 +13,15 @@ from sacd.adapters.controlnet import ADAPTERS, ControlNetAdapter, load_adapter
 from sacd.adapters.encoder import FeatureEncoder
 from sacd.errors import SacdError
 from sacd.features.cache import Statistics
-from sacd.optimization import Recipe
-from sacd.prior.diffusion import create_unet
-from sacd.training.adapter import Pairs, condition_check, train_adapter, uses_condition
+from sacd.optimization import Recipe, autocast, step_generator
+from sacd.prior.diffusion import create_unet, noised
+from sacd.training.adapter import (
+    CHECK_REPEATS,
+    Pairs,
+    condition_check,
+    train_adapter,
+    uses_condition,
+)
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(8, 4, 0.01, 0, "constant", 0.0, 0.5, 1.0, "fp32", 0)
@@ -256,7 +262,32 @@ class TestTraining:
         latents, features = pairs_with_a_visible_answer(4)
         losses = condition_check(tiny_adapter(prior), prior, latents, features, RECIPE, CPU)
         assert losses["loss_true"] == losses["loss_shuffled"] == losses["loss_null"]
+        assert losses["margin"] == losses["margin_error"] == 0
         assert not uses_condition([losses])
+
+    def test_a_difference_within_its_error_is_no_use_of_the_condition(self):
+        assert uses_condition([{"margin": 2.1e-3, "margin_error": 1e-3}])
+        assert not uses_condition([{"margin": 1.9e-3, "margin_error": 1e-3}])
+        assert not uses_condition([{"margin": -3e-3, "margin_error": 1e-3}])
+
+    def test_the_margin_is_a_mean_over_images(self, tiny_prior: Callable, tiny_adapter: Callable):
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, noise=0.1)
+        latents, features = pairs_with_a_visible_answer(4)
+        losses = condition_check(adapter, prior, latents, features, RECIPE, CPU)
+        margins = torch.zeros(4)
+        for repeat in range(CHECK_REPEATS):
+            generator = step_generator(RECIPE.seed, 2**31 + repeat)
+            noisy, times, target = noised(prior.scheduler, latents, generator)
+            for sign, given in ((1, features.roll(1, 0)), (-1, features)):
+                with torch.no_grad(), autocast(CPU, RECIPE.precision):
+                    hint = adapter.hint(given)
+                    drawn = adapter(prior.unet, noisy, times, prior.prompts(4), hint)
+                error = (drawn.float() - target).square().mean((1, 2, 3))
+                margins += sign * error / CHECK_REPEATS
+        expected = margins.double().numpy()
+        assert losses["margin"] == pytest.approx(expected.mean(), abs=1e-6)
+        assert losses["margin_error"] == pytest.approx(expected.std(ddof=1) / 2, rel=1e-3)
 
     def test_the_check_is_the_same_every_time(self, tiny_prior: Callable, tiny_adapter: Callable):
         prior = tiny_prior()
@@ -264,7 +295,7 @@ class TestTraining:
         latents, features = pairs_with_a_visible_answer(4)
         checks = [condition_check(adapter, prior, latents, features, RECIPE, CPU) for _ in range(2)]
         assert checks[0] == checks[1]
-        assert len(set(checks[0].values())) == 3
+        assert len(set(checks[0].values())) == 5
 
     @pytest.mark.parametrize(("drop", "touched"), [(0.0, False), (1.0, True)])
     def test_dropping_trains_the_null_feature(

@@ -29,7 +29,8 @@ from sacd.shards import Shards
 
 CPU = torch.device("cpu")
 SPLITS = ("train", "val", "test")
-CEILINGS, FLOORS = ("original", "autoencoder"), ("same_class", "shuffled", "random_image")
+CEILINGS, REFERENCE = ("original", "autoencoder"), "same_class"
+FLOORS = ("shuffled", "random_image")
 FIGURES = ("reconstructions", "scores", "training", "prior_samples")
 # Stored as fp16, computed again in fp32, in other batches.
 CLOSE = {"rtol": 2e-3, "atol": 2e-3}
@@ -265,7 +266,10 @@ class TestAdapters:
         losses = [last[key] for key in ("loss", "loss_true", "loss_shuffled", "loss_null")]
         assert all(0 < loss < 10 for loss in losses)
         assert len(set(losses)) == 4
-        assert training["uses_condition"] is (last["loss_true"] < last["loss_shuffled"])
+        difference = last["loss_shuffled"] - last["loss_true"]
+        assert last["margin"] == pytest.approx(difference, abs=1e-6)
+        assert last["margin_error"] > 0
+        assert training["uses_condition"] is (last["margin"] > 2 * last["margin_error"])
         log = (folder / f"logs/train_adapter/tiny_a-{name}.log").read_text()
         verdict = "is used" if training["uses_condition"] else "IS NOT USED"
         assert f"adapter tiny_a/{name}: the condition {verdict}" in log
@@ -352,7 +356,7 @@ class TestScores:
         table = pd.read_parquet(folder / "scores/tiny_a/references.parquet")
         repeats = params["methods"][params["compare"]["main_method"]]["samples"]
         counts = table.groupby("method", sort=False).size().to_dict()
-        assert set(counts) == {*CEILINGS, *FLOORS}
+        assert set(counts) == {*CEILINGS, REFERENCE, *FLOORS}
         for method, count in counts.items():
             expected = repeats if method == "shuffled" else 1
             assert count == expected * len(ids["test"]), method
@@ -399,7 +403,7 @@ class TestScores:
             for split in ("train", "test")
         }  # fmt: skip
         sets = read_json(folder / "scores/tiny_a/references.sets.json")
-        assert set(sets) == {*CEILINGS, *FLOORS}
+        assert set(sets) == {*CEILINGS, REFERENCE, *FLOORS}
         expected = frechet_distance(pooled["test"], pooled["train"])
         assert sets["original"]["judge_frechet"] == pytest.approx(expected, rel=1e-2)
         assert all(values["judge_frechet"] > 0 for values in sets.values())
@@ -412,8 +416,8 @@ class TestTables:
 
     def test_rows_are_methods_between_ceilings_and_floors(self, table, params: dict, ids):
         methods = params["compare"]["methods"]
-        assert table.method.tolist() == [*CEILINGS, *methods, *FLOORS]
-        kinds = ["ceiling"] * 2 + ["method"] * len(methods) + ["floor"] * 3
+        assert table.method.tolist() == [*CEILINGS, *methods, REFERENCE, *FLOORS]
+        kinds = ["ceiling"] * 2 + ["method"] * len(methods) + ["reference"] + ["floor"] * 2
         assert table.kind.tolist() == kinds
         assert set(table.backbone) == set(params["compare"]["backbones"])
         assert set(table.images) == {len(ids["test"])}
@@ -455,18 +459,21 @@ class TestTables:
     def test_checks(self, table, folder: Path, params: dict):
         checks = pd.read_csv(folder / "results/tables/checks.csv")
         means = table.set_index("method")
-        apart = checks[checks.check.str.endswith("intervals apart")]
+        order = checks[checks.check.str.contains(" above ")]
         pairs = len(params["compare"]["methods"]) - 1
-        assert len(apart) == 3 * pairs
-        for row in apart.itertuples():
-            better, worse = re.match(r"(\w+) above (\w+),", row.check).groups()
+        assert len(order) == 3 * pairs
+        for row in order.itertuples():
+            better, worse = re.match(r"(\w+) above (\w+)", row.check).groups()
+            clearly = better == params["compare"]["main_method"]
+            assert row.check.endswith("intervals apart") == clearly
             assert row.value == means.loc[better, row.metric]
             assert row.against == means.loc[worse, row.metric]
-            low, high = (
-                means.loc[better, f"{row.metric}_low"],
-                means.loc[worse, f"{row.metric}_high"],
+            ends = ("_low", "_high") if clearly else ("", "")
+            high, low = (
+                means.loc[name, row.metric + end]
+                for name, end in zip((better, worse), ends, strict=True)
             )
-            assert row.holds == (low > high)
+            assert row.holds == (high > low)
         kept = checks[checks.check.str.startswith("the autoencoder keeps")]
         assert dict(zip(kept.metric, kept.against, strict=True)) == {
             "cos_median": 0.9,
@@ -489,7 +496,7 @@ class TestTables:
         for name, row in table.iterrows():
             training = read_json(folder / "adapters/tiny_a" / name / "training.json")
             last = training["history"][-1]
-            for key in ("loss_true", "loss_shuffled", "loss_null"):
+            for key in ("loss_true", "loss_shuffled", "loss_null", "margin", "margin_error"):
                 assert row[key] == pytest.approx(last[key], rel=1e-4)
             assert row.steps == params["adapters"][name]["training"]["steps"]
             assert row.uses_condition == training["uses_condition"]

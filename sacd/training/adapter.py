@@ -1,5 +1,6 @@
 """Training of an adapter on cached latents and features; the prior stays frozen."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,28 +78,37 @@ def condition_check(
 ) -> dict[str, float]:
     """Denoising loss on fixed images with the true, shuffled (rolled by one) and null feature.
 
-    The same noise and timesteps serve all three, so the losses differ by the feature alone. An
-    adapter whose `loss_true` is not below `loss_shuffled` does not use its condition.
+    The same noise and timesteps serve all three, so the losses differ by the feature alone.
+    `margin` is how far true lies below shuffled, and `margin_error` its standard error over images:
+    see `uses_condition`.
     """
     hints = {
         "loss_true": adapter.hint(features.to(device)),
         "loss_shuffled": adapter.hint(features.roll(1, 0).to(device)),
         "loss_null": adapter.null_hint(len(features)),
     }
-    sums = dict.fromkeys(hints, 0.0)
+    losses = {name: torch.zeros(len(latents), device=device) for name in hints}
     for repeat in range(CHECK_REPEATS):
         generator = step_generator(recipe.seed, 2**31 + repeat)
         noisy, times, target = noised(prior.scheduler, latents.float().to(device), generator)
         for name, hint in hints.items():
             with autocast(device, recipe.precision):
                 predicted = adapter(prior.unet, noisy, times, prior.prompts(len(noisy)), hint)
-            sums[name] += float(F.mse_loss(predicted.float(), target)) / CHECK_REPEATS
-    return sums
+            error = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
+            losses[name] += error / CHECK_REPEATS
+    margin = losses["loss_shuffled"] - losses["loss_true"]
+    return {name: float(values.mean()) for name, values in losses.items()} | {
+        "margin": float(margin.mean()),
+        "margin_error": float(margin.std() / math.sqrt(len(margin))),
+    }
 
 
 def uses_condition(history: list[dict[str, float]]) -> bool:
-    """Whether the last check of a run found the true feature better than a shuffled one."""
-    return history[-1]["loss_true"] < history[-1]["loss_shuffled"]
+    """Whether the last check found the true feature better than a shuffled one.
+
+    Better by more than two standard errors, so that no chance difference passes.
+    """
+    return history[-1]["margin"] > 2 * history[-1]["margin_error"]
 
 
 @torch.no_grad()
