@@ -1,7 +1,7 @@
 """Supervised training of a backbone on prepared images."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 
 import torch
@@ -27,6 +27,10 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
 
+    def scaled(self, share: float) -> "Augmentation":
+        """The same in a dose of `share`."""
+        return Augmentation(*(share * strength for strength in astuple(self)))
+
 
 FLIPS = Augmentation()  # flips and nothing else
 
@@ -47,8 +51,9 @@ def train_backbone(
     images: uint8 (N, 3, H, W) of the network's input size; labels: int64 (N,). With masks, bool
     (N, H, W), a linear layer on the last map also learns to name the class at every location inside
     the object and "background" outside; it is thrown away afterwards. Networks that start from
-    patches (ConvNeXt, Swin) leave the plateau of chance many times sooner by it. Returns the
-    network with averaged weights and the record of the run.
+    patches (ConvNeXt, Swin) leave the plateau of chance many times sooner by it. The dose
+    of `augmentation` grows until half of the run is over. Returns the network with averaged weights
+    and the record of the run.
     """
     torch.manual_seed(recipe.seed)
     network = create_network(config).to(device).to(memory_format=torch.channels_last).train()
@@ -64,7 +69,9 @@ def train_backbone(
         batch, target = images[rows].float() / 255, labels[rows].to(device)
         if masks is not None:  # as a fourth channel, so that flips move it with the image
             batch = torch.cat([batch, masks[rows, None].float()], dim=1)
-        batch = augment(batch, augmentation, generator).to(device)
+        # Networks that start from patches would not leave the plateau of chance under the full dose.
+        dose = augmentation.scaled(min(1.0, 2 * step / recipe.steps))
+        batch = augment(batch, dose, generator).to(device)
         final = network.forward_features((batch[:, :3] - mean) / std)  # type: ignore[operator]
         logits = network.forward_head(final)  # type: ignore[operator]
         value = F.cross_entropy(logits.float(), target, label_smoothing=0.1)
