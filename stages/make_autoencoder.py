@@ -7,6 +7,7 @@ from diffusers import AutoencoderKL
 
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
+from sacd.metrics.images import psnr_db
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import decode_latents, encode_images
@@ -40,7 +41,7 @@ def main() -> None:
             "prior": settings.prior.model_dump(include={"source", "autoencoder"}),
         },
         training=training,
-        val_psnr_db=_psnr(vae),
+        val_psnr_db=_val_psnr_db(vae),
     )
 
 
@@ -85,13 +86,12 @@ def _feature_loss(chosen: Criticised, seed: int, where: str) -> FeatureLoss:
     return FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers)
 
 
-def _psnr(vae: AutoencoderKL) -> float:
-    """Mean PSNR (dB) of the round trip on the val split."""
+def _val_psnr_db(vae: AutoencoderKL) -> float:
+    """Mean PSNR of the round trip on the val split."""
     images, _ = load_images("val")
     vae = vae.to(device())
     ours = decode_latents(vae, encode_images(vae, images, device()), device())
-    error = ((ours.float() - images.float()) / 255).square().mean((1, 2, 3))
-    return round(float((-10 * error.log10()).mean()), 2)
+    return round(float(psnr_db(ours.float() / 255, images.float() / 255).mean()), 2)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Copy the models that experiments/pretrain trained to pretrained/, with a table of their records.
+"""Copy the models that experiments/pretrain trained to pretrained/, with a table of their worth.
 
 Run from the repository's root by `make pretrained`.
 """
@@ -7,11 +7,21 @@ import argparse
 import shutil
 from pathlib import Path
 
-from sacd.errors import SacdError
-from sacd.files import atomic
-from stages.common import read_record, run
+from torch import Tensor
 
-TRAINED = Path("experiments/pretrain/models")
+from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError
+from sacd.features.cache import extract
+from sacd.files import atomic
+from sacd.metrics.features import feature_scores
+from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.prior import load_autoencoder
+from sacd.shards import Shards
+from stages.artefacts import image_folder
+from stages.common import device, read_record, run
+
+EXPERIMENT = Path("experiments/pretrain")
+TRAINED = EXPERIMENT / "models"
 SHIPPED = Path("pretrained")
 LIMIT_BYTES = 15_000_000
 
@@ -37,24 +47,36 @@ def main() -> None:
 
 def _table(folders: list[Path]) -> str:
     """What each model is and how good, from the records of the runs."""
+    images = Shards(EXPERIMENT / image_folder("val")).read_all("images")
+    vae = load_autoencoder(TRAINED / "autoencoder").to(device())
+    round_trip = decode_latents(vae, encode_images(vae, images, device()), device())
     lines = [
         "# Models of the embedded world",
         "",
         "Trained by `make pretrained` with the parameters in `experiments/pretrain/params.yaml`;",
-        "the same command writes this page from each run's `record.json`.",
+        "the same command writes this page: from each run's `record.json`, and from what the",
+        f"networks see in {len(images)} validation images and in their round trip.",
         "",
-        "| model | validation | training seconds | device |",
-        "|---|---|---|---|",
+        "| model | validation | through the autoencoder | training seconds | device |",
+        "|---|---|---|---|---|",
     ]
     for folder in [*folders, TRAINED / "autoencoder"]:
         record = read_record(folder)
         scores = {k: v for k, v in record.items() if k.startswith("val_")}
         shown = ", ".join(f"{k.removeprefix('val_')} {v}" for k, v in scores.items()) or "-"
-        seconds = record["training"]["seconds"]
-        lines.append(
-            f"| {folder.relative_to(TRAINED)} | {shown} | {seconds} | {record['device']} |"
-        )
+        kept = _kept(folder, images, round_trip) if folder.parent.name == "backbones" else "-"
+        name, seconds = folder.relative_to(TRAINED), record["training"]["seconds"]
+        lines.append(f"| {name} | {shown} | {kept} | {seconds} | {record['device']} |")
     return "\n".join(lines) + "\n"
+
+
+def _kept(folder: Path, images: Tensor, round_trip: Tensor) -> str:
+    """Agreement of what a network sees in images and in their round trip."""
+    backbone = Backbone.from_pretrained(folder).to(device())
+    first, second = (extract(backbone, seen, device()) for seen in (images, round_trip))
+    cosine = feature_scores(second["features"], first["features"])["cos_median"].mean()
+    same = first["logits"].argmax(1) == second["logits"].argmax(1)
+    return f"cos_median {cosine:.3f}, top1_match {same.float().mean():.3f}"
 
 
 if __name__ == "__main__":

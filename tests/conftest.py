@@ -120,6 +120,29 @@ def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ch
 
 
 @pytest.fixture(scope="session")
+def folder(finished: Checkout) -> Path:
+    """Where the finished experiment lies."""
+    return finished.experiment
+
+
+@pytest.fixture(scope="session")
+def params(finished: Checkout) -> dict:
+    """Its parameters."""
+    return finished.params
+
+
+@pytest.fixture(scope="session")
+def ids(folder: Path) -> dict[str, list[str]]:
+    """The manifest's ids by split: the order that everything else must keep."""
+    import pandas as pd
+
+    table = pd.read_parquet(folder / "data/manifest.parquet")
+    return {
+        split: table.image_id[table.split == split].tolist() for split in ("train", "val", "test")
+    }
+
+
+@pytest.fixture(scope="session")
 def repository() -> Path:
     """The checkout under test."""
     return ROOT

@@ -69,7 +69,7 @@ def train_backbone(
         batch, target = images[rows].float() / 255, labels[rows].to(device)
         if masks is not None:  # as a fourth channel, so that flips move it with the image
             batch = torch.cat([batch, masks[rows, None].float()], dim=1)
-        # Networks that start from patches would not leave the plateau of chance under the full dose.
+        # Networks that start from patches stay on the plateau of chance under the full dose.
         dose = augmentation.scaled(min(1.0, 2 * step / recipe.steps))
         batch = augment(batch, dose, generator).to(device)
         final = network.forward_features((batch[:, :3] - mean) / std)  # type: ignore[operator]

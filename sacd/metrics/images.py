@@ -14,13 +14,17 @@ def image_scores(ours: Tensor, truth: Tensor) -> dict[str, Tensor]:
         structural_similarity_index_measure,
     )
 
-    error = ((ours - truth) ** 2).mean((1, 2, 3)).clamp(min=1e-10)
     ssim = structural_similarity_index_measure(ours, truth, reduction="none", data_range=1.0)
     assert isinstance(ssim, Tensor)  # it is a pair only with return_full_image
-    scores = {"psnr_db": -10 * error.log10(), "ssim": ssim}
+    scores = {"psnr_db": psnr_db(ours, truth), "ssim": ssim}
     if lpips_available():
         scores["lpips"] = _lpips(ours, truth)
     return scores
+
+
+def psnr_db(ours: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB, at most 100."""
+    return -10 * ((ours - truth) ** 2).mean((1, 2, 3)).clamp(min=1e-10).log10()
 
 
 def lpips_available() -> bool:
