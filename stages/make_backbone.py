@@ -15,12 +15,12 @@ from sacd.backbones.backbone import (
 )
 from sacd.backbones.training import Augmentation, train_backbone
 from sacd.errors import SacdError
-from sacd.optimization import Recipe
+from sacd.optimization import Recipe, Trained
 from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import BackboneSettings, load_settings, pick
+from stages.settings import BackboneSettings, BackboneTraining, load_settings, pick
 
 
 def main() -> None:
@@ -62,14 +62,40 @@ def obtain_network(
     if config.layer != FINAL:
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
     assert chosen.training is not None  # the settings' check
-    options = chosen.training.model_dump()
+    torch.manual_seed(seed)
+    network = create_network(config)
+    trained = [_train(config, network, chosen, chosen.training, seed, where)]
+    if chosen.refinement is not None:
+        further = f"{where}.refinement"
+        trained.append(_train(config, network, chosen, chosen.refinement, seed, further))
+    return (
+        config,
+        network,
+        {
+            "seconds": round(sum(run.seconds for run in trained)),
+            "history": [run.history[-1] for run in trained],
+        },
+    )
+
+
+def _train(
+    config: BackboneConfig,
+    network: torch.nn.Module,
+    chosen: BackboneSettings,
+    training: BackboneTraining,
+    seed: int,
+    where: str,
+) -> Trained:
+    """Train the network as the section `where` of params.yaml says."""
+    options = training.model_dump()
     augmentation, dense = Augmentation(**options.pop("augmentation")), options.pop("dense")
     images, labels = load_images("train")
     work = work_folder(
         "make_backbone", where, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
     )
-    network, trained = train_backbone(
+    return train_backbone(
         config,
+        network,
         images,
         labels,
         load_masks("train", images.shape[-1]) if dense else None,
@@ -79,7 +105,6 @@ def obtain_network(
         device(),
         progress(where),
     )
-    return config, network, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
 
 
 def _import(

@@ -69,7 +69,10 @@ class BackboneTraining(Training):
 
 
 class BackboneSettings(Section):
-    """`source` is "train", "timm" (its hub), a safetensors file or a folder made by this rule."""
+    """`source` is "train", "timm" (its hub), a safetensors file or a folder made by this rule.
+
+    `refinement` trains the network further, say under augmentations that it could not begin with.
+    """
 
     source: str
     model: str
@@ -79,6 +82,7 @@ class BackboneSettings(Section):
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
     layer: str
     training: BackboneTraining | None
+    refinement: BackboneTraining | None
 
 
 class Criticised(Section):
@@ -210,11 +214,15 @@ class Settings(Section):
         if isinstance(classes, list) and len(set(classes)) < len(classes):
             raise SacdError(f"images.classes: a class stands twice in {classes}.")
         for where, network in self._networks().items():
-            if network.training and network.training.dense and self.images.source != "shapes":
-                raise SacdError(
-                    f"{where}.training.dense: needs true masks, which only images.source 'shapes' "
-                    f"has."
-                )
+            for part, recipe in (
+                ("training", network.training),
+                ("refinement", network.refinement),
+            ):
+                if recipe and recipe.dense and self.images.source != "shapes":
+                    raise SacdError(
+                        f"{where}.{part}.dense: needs true masks, which only images.source "
+                        f"'shapes' has."
+                    )
         self._require_recipes()
         return self
 

@@ -273,9 +273,10 @@ class TestTraining:
         images, masks, labels = colour_problem()
         recipe = Recipe(40, 16, 0.01, 4, "cosine", 0.0, 0.8, 1.0, "fp32", 0)
         config = config_of("resnet18", classes=2)
-        network, trained = train_backbone(
-            config, images, labels, masks if dense else None, recipe, Augmentation(0.1, 0.5, 0.02),
-            tmp_path, torch.device("cpu"), lambda items, total: items,
+        network = create_network(config)
+        trained = train_backbone(
+            config, network, images, labels, masks if dense else None, recipe,
+            Augmentation(0.1, 0.5, 0.02), tmp_path, torch.device("cpu"), lambda items, total: items,
         )  # fmt: skip
         assert trained.history[-1]["train_top1"] > 0.9
         logits = Backbone(config, network)(images.float() / 255)[1]
@@ -288,8 +289,9 @@ class TestTraining:
         images, _, labels = colour_problem()
         recipe = Recipe(12, 16, 0.02, 1, "constant", 0.0, 0.9, 1.0, "fp32", 0)
         config = config_of("resnet18", classes=2)
-        network, _ = train_backbone(
-            config, images, labels, None, recipe, FLIPS,
+        network = create_network(config)
+        train_backbone(
+            config, network, images, labels, None, recipe, FLIPS,
             tmp_path, torch.device("cpu"), lambda items, total: items,
         )  # fmt: skip
         with torch.no_grad():

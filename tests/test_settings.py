@@ -233,6 +233,14 @@ class TestImpossibleCombinations:
                 },
                 "prior.autoencoder.critic.training.dense: needs true masks",
             ),
+            (
+                {
+                    **PHOTOS,
+                    "backbones.tiny_a.training.dense": False,
+                    "backbones.tiny_a.refinement.dense": True,
+                },
+                "backbones.tiny_a.refinement.dense: needs true masks",
+            ),
         ],
     )
     def test_is_named(self, complaint: Callable, changes: dict[str, Any], expected: str):

@@ -1,7 +1,7 @@
 """Supervised training of a backbone on prepared images."""
 
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from sacd.backbones.backbone import BackboneConfig, create_network, to_nchw
+from sacd.backbones.backbone import BackboneConfig, to_nchw
 from sacd.optimization import Progress, Recipe, Trained, train
 
 
@@ -27,16 +27,13 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
 
-    def scaled(self, share: float) -> "Augmentation":
-        """The same in a dose of `share`."""
-        return Augmentation(*(share * strength for strength in astuple(self)))
-
 
 FLIPS = Augmentation()  # flips and nothing else
 
 
 def train_backbone(
     config: BackboneConfig,
+    network: nn.Module,
     images: Tensor,
     labels: Tensor,
     masks: Tensor | None,
@@ -45,18 +42,16 @@ def train_backbone(
     work: Path,
     device: torch.device,
     progress: Progress,
-) -> tuple[nn.Module, Trained]:
-    """Train `config`'s network by cross-entropy (label smoothing 0.1).
+) -> Trained:
+    """Train a network, from the weights it has, by cross-entropy (label smoothing 0.1).
 
     images: uint8 (N, 3, H, W) of the network's input size; labels: int64 (N,). With masks, bool
     (N, H, W), a linear layer on the last map also learns to name the class at every location inside
     the object and "background" outside; it is thrown away afterwards. Networks that start from
-    patches (ConvNeXt, Swin) leave the plateau of chance many times sooner by it. The dose
-    of `augmentation` grows until half of the run is over. Returns the network with averaged weights
-    and the record of the run.
+    patches (ConvNeXt, Swin) leave the plateau of chance many times sooner by it. `network` ends
+    with averaged weights, in evaluation mode. Returns the record of the run.
     """
-    torch.manual_seed(recipe.seed)
-    network = create_network(config).to(device).to(memory_format=torch.channels_last).train()
+    network.to(device).to(memory_format=torch.channels_last).requires_grad_(True).train()
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (config.mean, config.std))
     parameters = {f"network.{name}": p for name, p in network.named_parameters()}
     dense = None
@@ -69,9 +64,7 @@ def train_backbone(
         batch, target = images[rows].float() / 255, labels[rows].to(device)
         if masks is not None:  # as a fourth channel, so that flips move it with the image
             batch = torch.cat([batch, masks[rows, None].float()], dim=1)
-        # Networks that start from patches stay on the plateau of chance under the full dose.
-        dose = augmentation.scaled(min(1.0, 2 * step / recipe.steps))
-        batch = augment(batch, dose, generator).to(device)
+        batch = augment(batch, augmentation, generator).to(device)
         final = network.forward_features((batch[:, :3] - mean) / std)  # type: ignore[operator]
         logits = network.forward_head(final)  # type: ignore[operator]
         value = F.cross_entropy(logits.float(), target, label_smoothing=0.1)
@@ -88,7 +81,8 @@ def train_backbone(
     for name, parameter in network.named_parameters():
         parameter.data.copy_(trained.weights[f"network.{name}"])
     _renew_batch_statistics(network, images, config, recipe, device)
-    return network.eval(), trained
+    network.eval()
+    return trained
 
 
 @torch.no_grad()
