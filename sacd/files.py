@@ -25,10 +25,11 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        for file in (temporary, *temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(0o644)  # safetensors makes files that only their owner can read
         if temporary.is_dir() and path.exists():
             shutil.rmtree(path)
-        elif temporary.is_file():
-            temporary.chmod(0o644)  # safetensors makes files that only their owner can read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error

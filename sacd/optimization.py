@@ -61,6 +61,12 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(int(state >> np.uint64(1)))
 
 
+def evenly_spaced(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows, spread over all: splits may be sorted by class."""
+    count = min(count, len(rows))
+    return rows[torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()]
+
+
 def autocast(device: torch.device, precision: str) -> Any:
     """The autocast context of a precision."""
     if precision == "bf16":

@@ -62,6 +62,9 @@ def obtain_network(
     if config.layer != FINAL:
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
     assert chosen.training is not None  # the settings' check
+    classes = int(load_images("train")[1].max()) + 1
+    if chosen.options.get("num_classes") != classes:
+        raise SacdError(f"{where}.options.num_classes: must be {classes}, the images' classes.")
     torch.manual_seed(seed)
     network = create_network(config)
     trained = [_train(config, network, chosen, chosen.training, seed, where)]

@@ -157,8 +157,8 @@ def _usable(
     for entry in candidates:
         if len(rows) == wanted:
             break
-        data = collection.read(entry.path)
         try:
+            data = collection.read(entry.path)
             _, (width, height), box = load_square(data, size)
         except Unusable as reason:
             skipped.append((entry.path, str(reason)))

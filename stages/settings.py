@@ -11,6 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from sacd.errors import SacdError, unknown_name
 
 PARAMS = Path("params.yaml")
+# What stages.score_references calls its floors and ceilings, and its table.
+RESERVED = {"original", "autoencoder", "same_class", "shuffled", "random_image", "references"}
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +28,7 @@ class Section(BaseModel):
 class PerClass(Section):
     train: Positive
     val: Positive
-    test: Positive
+    test: Annotated[int, Field(ge=2)]  # a floor is another image of the class
 
 
 class Images(Section):
@@ -89,7 +91,7 @@ class Criticised(Section):
     """Training against a feature loss; its `critic` must not be a backbone under study."""
 
     critic: BackboneSettings
-    critic_layers: list[str]
+    critic_layers: Annotated[list[str], Field(min_length=1)]
     feature_weight: Annotated[float, Field(ge=0)]
     training: Training
 
@@ -210,6 +212,11 @@ class Settings(Section):
             )
         if compare.probes and self.images.source != "shapes":
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
+        if self.images.per_class.train < self.images.per_class.test:
+            raise SacdError("images.per_class: train must not be less than test.")
+        taken = {*self.methods} & RESERVED
+        if taken:
+            raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
         classes = self.images.classes
         if isinstance(classes, list) and len(set(classes)) < len(classes):
             raise SacdError(f"images.classes: a class stands twice in {classes}.")
@@ -223,6 +230,11 @@ class Settings(Section):
                         f"{where}.{part}.dense: needs true masks, which only images.source "
                         f"'shapes' has."
                     )
+            if network.source == "train" and network.input_size != self.images.size:
+                raise SacdError(
+                    f"{where}.input_size: is trained here on images of {self.images.size} px "
+                    f"(images.size), so it must be that."
+                )
         self._require_recipes()
         return self
 

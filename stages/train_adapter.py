@@ -8,7 +8,7 @@ import torch
 from sacd.adapters.controlnet import ADAPTERS, AdapterConfig
 from sacd.features.cache import Statistics
 from sacd.files import write_json
-from sacd.optimization import Recipe
+from sacd.optimization import Recipe, evenly_spaced
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
@@ -31,7 +31,7 @@ def main() -> None:
 
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    held_rows = range(min(HELD_OUT, len(held_latents)))
+    held_rows = evenly_spaced(torch.arange(len(held_latents)), HELD_OUT).tolist()
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(settings.seed)
     adapter = ADAPTERS[

@@ -15,6 +15,7 @@ from sacd.backbones.backbone import (
     create_network,
     load_weights,
     save_backbone,
+    to_nchw,
 )
 from sacd.backbones.training import FLIPS, Augmentation, augment, train_backbone
 from sacd.errors import SacdError
@@ -125,6 +126,17 @@ class TestLayers:
 
     def test_a_tapped_stage_of_swin_is_channels_first(self, images):
         assert backbone_of("swinv2_tiny_window8_256", "layers.0")(images)[0].shape == (2, 8, 8, 8)
+
+    @pytest.mark.parametrize("last_map", ["NCHW", "NHWC"])
+    def test_a_layer_is_turned_by_its_own_axes_and_not_by_the_last_maps(self, last_map: str):
+        network = torch.nn.Identity()
+        network.output_fmt = last_map
+        first = torch.rand(2, 5, 8, 8, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(to_nchw(first, network), first)
+        assert torch.equal(to_nchw(first.permute(0, 2, 3, 1), network), first)
+        cube = first[:, :, :5, :5]  # here only the network can tell
+        given = cube if last_map == "NCHW" else cube.permute(0, 2, 3, 1)
+        assert torch.equal(to_nchw(given, network), cube)
 
     def test_an_unknown_layer_names_the_nearest_and_lists_all(self):
         with pytest.raises(SacdError, match=r"layer of resnet18 'layer33'\. Did you") as caught:

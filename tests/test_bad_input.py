@@ -247,6 +247,19 @@ class TestPhotographs:
             == table[table.split == "test"].image_id.tolist()
         )
 
+    def test_a_link_to_nothing_is_skipped_like_any_unusable_file(
+        self, in_experiment: Callable, call_stage: Callable, photos
+    ):
+        folder = in_experiment(photos)
+        link = self.first_choices(photos, "test", "dog")[0]
+        link.unlink()
+        link.symlink_to("nowhere.png")
+        status, stderr = call_stage("prepare_images")
+        assert status == 0, stderr
+        skipped = pd.read_csv(folder / "data/skipped.csv")
+        assert skipped.path.tolist() == [f"dog/{link.name}"]
+        assert skipped.reason[0] == "unreadable: No such file or directory"
+
     def test_too_many_unusable_files_are_an_error(
         self, in_experiment: Callable, call_stage: Callable, photos
     ):

@@ -61,6 +61,12 @@ class TestAtomic:
             temporary.write_text("new")
             temporary.chmod(0o600)
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
+        with atomic(tmp_path / "folder") as temporary:
+            (temporary / "inner").mkdir(parents=True)
+            (temporary / "inner/file.txt").write_text("new")
+            (temporary / "inner/file.txt").chmod(0o600)
+        inner = tmp_path / "folder/inner/file.txt"
+        assert stat.S_IMODE(inner.stat().st_mode) == 0o644
 
     def test_what_cannot_be_written_is_named_with_the_reason(self, tmp_path: Path):
         (tmp_path / "file").write_text("a file where a folder is needed")

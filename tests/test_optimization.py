@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sacd.errors import SacdError
-from sacd.optimization import Recipe, Trained, step_generator, train
+from sacd.optimization import Recipe, Trained, evenly_spaced, step_generator, train
 
 CONSTANT = Recipe(
     steps=12,
@@ -222,3 +222,13 @@ def test_a_steps_randomness_depends_on_seed_and_step_alone():
 
     assert numbers(1, 2) == numbers(1, 2)
     assert len({numbers(1, 2), numbers(2, 1), numbers(1, 3), numbers(12, 0), numbers(0, 12)}) == 5
+
+
+def test_evenly_spaced_rows_reach_every_class_of_a_sorted_split():
+    labels = torch.arange(10).repeat_interleave(690)
+    some = evenly_spaced(labels, 64)
+    assert len(some) == 64
+    assert some[0] == 0
+    assert some[-1] == 9
+    assert set(torch.bincount(some).tolist()) <= {6, 7}
+    assert torch.equal(evenly_spaced(labels[:5], 64), labels[:5])

@@ -207,6 +207,10 @@ class TestFeatureLoss:
         assert float(a.grad.abs().sum()) > 0
         assert b.grad is None
 
+    def test_an_unknown_layer_names_the_nearest(self, tiny_backbone: Callable):
+        with pytest.raises(SacdError, match=r"'layer22'\. Did you mean 'layer2'"):
+            FeatureLoss(tiny_backbone(), ["layer1", "layer22"])
+
 
 class TestTraining:
     def test_an_autoencoders_latents_have_unit_deviation(self, tmp_path: Path):

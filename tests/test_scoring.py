@@ -63,7 +63,7 @@ def test_there_is_one_row_for_each_image_and_sample(truth: Truth, samples: Tenso
     table, judged = score_batch(truth, samples, eyes)
     assert table.image_id.tolist() == [f"image-{row}" for row in range(IMAGES) for _ in range(3)]
     assert table["sample"].tolist() == [0, 1, 2] * IMAGES
-    assert judged.shape == (IMAGES * SAMPLES, truth.judge_features.shape[1])
+    assert judged.shape == (IMAGES, truth.judge_features.shape[1])
     assert table.drop(columns=["image_id"]).notna().all(axis=None)
 
 

@@ -165,6 +165,26 @@ class TestImpossibleCombinations:
                 "compare.judge: 'tiny_a' is itself inverted (compare.backbones)",
             ),
             (
+                {"images.per_class.train": 2},
+                "images.per_class: train must not be less than test",
+            ),
+            (
+                {"backbones.tiny_a.input_size": 48},
+                "backbones.tiny_a.input_size: is trained here on images of 32 px",
+            ),
+            (
+                {
+                    "methods.shuffled": {
+                        "adapter": "spatial",
+                        "features": "true",
+                        "guidance": 1.0,
+                        "steps": 2,
+                        "samples": 1,
+                    }
+                },
+                "methods.shuffled: the name stands for a floor or ceiling",
+            ),
+            (
                 {"compare.networks": ["tiny_a"]},
                 "compare.networks: must be compare.backbones and compare.judge",
             ),

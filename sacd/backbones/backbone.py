@@ -114,7 +114,11 @@ class Backbone(nn.Module):
 
 
 def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
-    """Bring a timm network's features to (N, C, h, w): NHWC maps and tokens alike."""
+    """Bring a timm network's features to (N, C, h, w): NHWC maps and tokens alike.
+
+    Maps are square, so the two equal axes of an inner layer's output tell its layout; where all
+    three are equal, the network's own word for its last map counts.
+    """
     if features.ndim == 3:
         tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
         side = round(tokens.shape[1] ** 0.5)
@@ -123,9 +127,11 @@ def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
         return tokens.transpose(1, 2).unflatten(2, (side, side))
     if features.ndim != 4:
         raise SacdError(f"A layer's output of shape {tuple(features.shape)} is not a spatial map.")
-    if getattr(network, "output_fmt", "NCHW") == "NHWC":
-        return features.permute(0, 3, 1, 2)
-    return features
+    first, middle, last = features.shape[1:]
+    channels_last = first == middle
+    if first == middle == last:
+        channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
+    return features.permute(0, 3, 1, 2) if channels_last else features
 
 
 def load_weights(network: nn.Module, path: Path) -> None:

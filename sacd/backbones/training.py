@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sacd.backbones.backbone import BackboneConfig, to_nchw
-from sacd.optimization import Progress, Recipe, Trained, train
+from sacd.optimization import Progress, Recipe, Trained, evenly_spaced, train
 
 
 @dataclass(frozen=True)
@@ -137,6 +137,5 @@ def _renew_batch_statistics(
         norm.momentum = None  # cumulative mean over the batches below
     network.train()
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (config.mean, config.std))
-    for start in range(0, min(len(images), 32 * recipe.batch), recipe.batch):
-        batch = images[start : start + recipe.batch].to(device).float() / 255
-        network((batch - mean) / std)
+    for batch in evenly_spaced(images, 32 * recipe.batch).split(recipe.batch):
+        network((batch.to(device).float() / 255 - mean) / std)

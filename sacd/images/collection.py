@@ -52,8 +52,12 @@ class Collection:
             )
 
     def read(self, path: str) -> bytes:
-        """The bytes of an image file."""
-        return self._read(path)
+        """The bytes of an image file; raises `Unusable` with the reason."""
+        try:
+            return self._read(path)
+        except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise Unusable(f"unreadable: {reason}") from error
 
     def choose(
         self, classes: str | int | list[str], per_class: dict[str, int], seed: int

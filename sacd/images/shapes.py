@@ -66,11 +66,6 @@ class Scene:
         return named
 
 
-def class_name(label: int) -> str:
-    """Name of a class index, e.g. `stripes_star`."""
-    return CLASSES[label]
-
-
 def draw(seed: int, split: str, index: int) -> Scene:
     """Draw the scene of (seed, split, index); classes take turns, so every split is balanced."""
     rng = np.random.default_rng([seed, SPLITS.index(split), index])

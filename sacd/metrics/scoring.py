@@ -57,7 +57,8 @@ def score_batch(truth: Truth, samples: Tensor, eyes: Eyes) -> tuple[pd.DataFrame
     """Score K samples of each of N images.
 
     samples: uint8 (N, K, 3, H, W), as decoded: features are computed anew from 8-bit images.
-    Returns one row an (image, sample), and the judge's pooled features (N*K, C).
+    Returns one row an (image, sample), and the judge's pooled features (N, C) of each image's first
+    sample: distances of sets depend on how many they hold, so all sets get one an image.
     """
     count, repeats = samples.shape[:2]
     ours = samples.flatten(0, 1).to(eyes.device).float() / 255
@@ -77,7 +78,7 @@ def score_batch(truth: Truth, samples: Tensor, eyes: Eyes) -> tuple[pd.DataFrame
     table = pd.DataFrame({name: value.float().numpy() for name, value in scores.items()})
     table.insert(0, "image_id", [name for name in truth.ids for _ in range(repeats)])
     table.insert(1, "sample", list(range(repeats)) * count)
-    return table, judge_features.mean((2, 3))
+    return table, judge_features[::repeats].mean((2, 3))
 
 
 def _seen_by(

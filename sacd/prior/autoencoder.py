@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from sacd.backbones.backbone import Backbone
 from sacd.backbones.training import FLIPS, augment
-from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+from sacd.errors import unknown_name
+from sacd.optimization import Progress, Recipe, Trained, conv_format, evenly_spaced, train
 
 KL_WEIGHT = 1e-6
 
@@ -21,7 +22,7 @@ class FeatureLoss(nn.Module):
 
     For every layer, features are scaled to unit length over channels at each location, and the
     squared difference is summed over channels and averaged over locations (as in LPIPS, Zhang et
-    al. 2018, equation 1, with all channel weights 1).
+    al. 2018, equation 1, with all channel weights 1). Raises `SacdError` for an unknown layer.
     """
 
     def __init__(self, backbone: Backbone, layers: list[str]):
@@ -30,6 +31,8 @@ class FeatureLoss(nn.Module):
         self._features: list[Tensor] = []
         modules = dict(backbone.network.named_modules())
         for layer in layers:
+            if layer not in modules:
+                raise unknown_name(f"layer of {backbone.config.model}", layer, modules)
             modules[layer].register_forward_hook(lambda m, i, out: self._features.append(out))
 
     def forward(self, ours: Tensor, truth: Tensor) -> Tensor:
@@ -98,7 +101,8 @@ def train_autoencoder(
     trained = train(dict(vae.named_parameters()), loss, recipe, work, progress)
     vae.load_state_dict(trained.weights)
     vae.eval().requires_grad_(False)
-    vae.register_to_config(scaling_factor=_unit_scale(vae, images[: 8 * recipe.batch], device))
+    some = evenly_spaced(images, 8 * recipe.batch)
+    vae.register_to_config(scaling_factor=_unit_scale(vae, some, device))
     return vae, trained
 
 

@@ -34,7 +34,9 @@ class Inverter:
     ):
         self.prior, self.adapter, self.backbone = prior, adapter, backbone
         self.device, self.precision = device, precision
-        self.image_size: int = prior.vae.config.sample_size
+        # Not the autoencoder's sample_size, which a prior for smaller images may carry on.
+        levels = len(prior.vae.config.block_out_channels)
+        self.image_size: int = adapter.config.grid[0] * 2 ** (levels - 1)
         self._latent_shape = (prior.vae.config.latent_channels, *adapter.config.grid)
 
     @classmethod

@@ -76,15 +76,16 @@ def condition_check(
     recipe: Recipe,
     device: torch.device,
 ) -> dict[str, float]:
-    """Denoising loss on fixed images with the true, shuffled (rolled by one) and null feature.
+    """Denoising loss on fixed images with the true, shuffled and null feature.
 
+    Shuffled features are rolled by half the images: neighbours are often of one class.
     The same noise and timesteps serve all three, so the losses differ by the feature alone.
     `margin` is how far true lies below shuffled, and `margin_error` its standard error over images:
     see `uses_condition`.
     """
     hints = {
         "loss_true": adapter.hint(features.to(device)),
-        "loss_shuffled": adapter.hint(features.roll(1, 0).to(device)),
+        "loss_shuffled": adapter.hint(features.roll(len(features) // 2, 0).to(device)),
         "loss_null": adapter.null_hint(len(features)),
     }
     losses = {name: torch.zeros(len(latents), device=device) for name in hints}

@@ -14,6 +14,8 @@ TRAINING = expand(
     adapter=COMPARE.adapters,
 )
 
+CAPTIONS = sorted(str(path) for path in (ROOT / "workflow/report").glob("*.rst"))
+
 
 rule make_tables:
     input:
@@ -131,6 +133,7 @@ rule write_report:
             "results/figures/{name}.png",
             name=("reconstructions", "scores", "training", "prior_samples"),
         ),
+        CAPTIONS,
     output:
         "results/report.html",
     log:
