@@ -13,7 +13,7 @@ from sacd.adapters.controlnet import ADAPTERS, ControlNetAdapter, load_adapter
 from sacd.adapters.encoder import FeatureEncoder
 from sacd.errors import SacdError
 from sacd.features.cache import Statistics
-from sacd.optimization import Recipe, autocast, step_generator
+from sacd.optimization import Recipe, compute, step_generator
 from sacd.prior.diffusion import create_unet, noised
 from sacd.training.adapter import (
     CHECK_REPEATS,
@@ -280,7 +280,7 @@ class TestTraining:
             generator = step_generator(RECIPE.seed, 2**31 + repeat)
             noisy, times, target = noised(prior.scheduler, latents, generator)
             for sign, given in ((1, features.roll(2, 0)), (-1, features)):
-                with torch.no_grad(), autocast(CPU, RECIPE.precision):
+                with torch.no_grad(), compute(CPU, RECIPE.precision):
                     hint = adapter.hint(given)
                     drawn = adapter(prior.unet, noisy, times, prior.prompts(4), hint)
                 error = (drawn.float() - target).square().mean((1, 2, 3))

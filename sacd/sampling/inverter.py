@@ -9,7 +9,7 @@ from torch import Tensor
 from sacd.adapters.controlnet import ControlNetAdapter, load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
-from sacd.optimization import autocast
+from sacd.optimization import compute
 from sacd.prior.prior import Prior, decode, to_uint8
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_latents
@@ -80,7 +80,7 @@ class Inverter:
         keys: Sequence[tuple[str, int]],
         seed: int = 0,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 4.0,
     ) -> Tensor:
         """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
 
@@ -88,7 +88,7 @@ class Inverter:
         """
         noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
         conditioned = None if features is None else features.to(self.device)
-        with torch.no_grad(), autocast(self.device, self.precision):
+        with torch.no_grad(), compute(self.device, self.precision):
             latents = sample_latents(self.prior, self.adapter, conditioned, noise, steps, guidance)
             return to_uint8(decode(self.prior.vae, latents)).cpu()
 
@@ -98,7 +98,7 @@ class Inverter:
         samples: int = 4,
         seed: int = 0,
         steps: int = 20,
-        guidance: float = 3.0,
+        guidance: float = 4.0,
         ids: Sequence[str] | None = None,
     ) -> Tensor:
         """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
