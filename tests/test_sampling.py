@@ -15,7 +15,7 @@ from sacd.errors import SacdError
 from sacd.prior.diffusion import create_scheduler
 from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
-from sacd.sampling.sampler import sample_latents, sample_prior, solver
+from sacd.sampling.sampler import integrate, sample_latents, sample_prior, solver
 
 CPU = torch.device("cpu")
 COSINE = create_scheduler(1.0)
@@ -80,7 +80,11 @@ class TestGuidance:
     def test_contrasts_features_against_the_null_feature(self, guidance: float):
         # The stub is linear in its hint: guiding the prediction is guiding the hint.
         guided_hint = 0.25 + guidance * (self.FEATURES - 0.25)
-        expected = self.sample(guided_hint, 1.0)
+
+        def predict(latents: Tensor, time: Tensor) -> Tensor:
+            return 0.1 * latents + (guided_hint if time < 650 else self.FEATURES)
+
+        expected = integrate(prior_with(create_scheduler(1.0)), predict, self.NOISE, 4)
         assert torch.allclose(self.sample(self.FEATURES, guidance), expected, atol=1e-5)
 
     def test_of_one_is_a_single_pass_with_the_features(self):
@@ -89,10 +93,11 @@ class TestGuidance:
         assert [rows for rows, _ in adapter.calls] == [3, 3, 3, 3]
         assert torch.allclose(drawn, self.sample(self.FEATURES, 1.0 + 1e-6), atol=1e-4)
 
-    def test_of_anything_else_is_one_pass_of_twice_the_batch(self):
+    def test_of_anything_else_is_one_pass_of_twice_the_batch_once_the_layout_stands(self):
         adapter = StubAdapter()
         self.sample(self.FEATURES, 1.5, adapter)
-        assert [rows for rows, _ in adapter.calls] == [6, 6, 6, 6]
+        assert [rows for rows, _ in adapter.calls] == [3, 3, 6, 6]
+        assert adapter.calls[1][1] > 650 > adapter.calls[2][1]
 
     def test_without_features_the_null_feature_draws_alone(self):
         adapter = StubAdapter()
