@@ -12,6 +12,7 @@ sys.path.insert(0, str(ROOT))
 shell.prefix(f"set -euo pipefail; export PYTHONPATH='{ROOT}'; ")
 
 from sacd.errors import SacdError
+from sacd.files import digest
 from stages.code import code_version
 from stages.settings import load_settings, section
 
