@@ -13,7 +13,7 @@ from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.features.cache import extract
 from sacd.files import atomic
-from sacd.metrics.features import feature_scores
+from sacd.metrics.features import class_scores, feature_scores
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import load_autoencoder
 from sacd.shards import Shards
@@ -75,8 +75,8 @@ def _kept(folder: Path, images: Tensor, round_trip: Tensor) -> str:
     backbone = Backbone.from_pretrained(folder).to(device())
     first, second = (extract(backbone, seen, device()) for seen in (images, round_trip))
     cosine = feature_scores(second["features"], first["features"])["cos_median"].mean()
-    same = first["logits"].argmax(1) == second["logits"].argmax(1)
-    return f"cos_median {cosine:.3f}, top1_match {same.float().mean():.3f}"
+    same = class_scores(second["logits"], first["logits"])["top1_match"].mean()
+    return f"cos_median {cosine:.3f}, top1_match {same:.3f}"
 
 
 if __name__ == "__main__":
