@@ -90,6 +90,11 @@ class TestDenoisingTarget:
         assert int(times.max()) > 989
         assert float(times.float().mean()) == pytest.approx(499.5, abs=20)
 
+    def test_a_batch_has_one_timestep_in_every_equal_part_of_the_schedule_in_any_order(self):
+        _, times, _ = noised(create_scheduler(1.0), torch.zeros(50, 1, 1, 1), generator(2))
+        assert times.sort().values.div(20, rounding_mode="floor").tolist() == list(range(50))
+        assert times.tolist() != times.sort().values.tolist()
+
     def test_the_generator_decides(self):
         first, second, other = (
             noised(create_scheduler(1.0), self.LATENTS, generator(seed)) for seed in (3, 3, 4)

@@ -48,9 +48,14 @@ def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2
 def noised(
     scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Draw timesteps and noise: (noised latents, timesteps, the network's target)."""
-    steps = scheduler.config.num_train_timesteps
-    times = torch.randint(steps, (len(latents),), generator=generator).to(latents.device)
+    """Draw timesteps and noise: (noised latents, timesteps, the network's target).
+
+    The timesteps of a batch are spread evenly over the schedule, which takes noise from the loss
+    (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
+    """
+    count, steps = len(latents), scheduler.config.num_train_timesteps
+    shares = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
+    times = (shares * (steps / count)).long().clamp(max=steps - 1).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
     targets = {
