@@ -6,7 +6,7 @@ import sys
 import torch
 
 from sacd.adapters.controlnet import ADAPTERS, AdapterConfig
-from sacd.features.cache import Statistics
+from sacd.features.whitening import measure_whitening
 from sacd.files import write_json
 from sacd.optimization import Recipe, evenly_spaced
 from sacd.prior.prior import Prior
@@ -17,6 +17,7 @@ from stages.common import Clock, content, device, progress, run, work_folder
 from stages.settings import load_settings, pick
 
 HELD_OUT = 64
+WHITENING_IMAGES = 2048  # at most
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
 
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    held_rows = evenly_spaced(torch.arange(len(held_latents)), HELD_OUT).tolist()
+    held_rows = _spread(held_latents, HELD_OUT)
+    some = features.read("features", _spread(features, WHITENING_IMAGES))
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(settings.seed)
     adapter = ADAPTERS[
@@ -46,7 +48,7 @@ def main() -> None:
             grid=latents.shape("latents")[1:],  # type: ignore[arg-type]
             hidden=chosen.hidden,
         ),
-        Statistics(**features.info["statistics"]),
+        measure_whitening(some.split(64), pooled=chosen.conditioning == "pooled"),
         prior.unet,
     ).to(device())
     trained = train_adapter(
@@ -91,6 +93,11 @@ def main() -> None:
         f"null {last['loss_null']:.4f})",
         file=sys.stderr,
     )
+
+
+def _spread(shards: Shards, count: int) -> list[int]:
+    """At most `count` rows, spread over all."""
+    return evenly_spaced(torch.arange(len(shards)), count).tolist()
 
 
 def _open(backbone: str, split: str) -> tuple[Shards, Shards]:

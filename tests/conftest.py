@@ -254,15 +254,11 @@ def tiny_adapter() -> Callable[..., Any]:
     import torch
 
     from sacd.adapters.controlnet import AdapterConfig, ControlNetAdapter
-    from sacd.features.cache import Statistics
+    from sacd.features.whitening import Whitening
 
     def make(prior: Any, conditioning: str = "spatial", noise: float = 0.0) -> ControlNetAdapter:
         torch.manual_seed(1)
-        statistics = Statistics(
-            mean=[0.1 * channel for channel in range(12)],
-            std=[1 + 0.1 * channel for channel in range(12)],
-            pooled_std=[0.5] * 12,
-        )
+        whitening = Whitening(0.1 * torch.arange(12), torch.diag(1 + 0.1 * torch.arange(12)))
         config = AdapterConfig(
             type="controlnet",
             conditioning=conditioning,
@@ -272,7 +268,7 @@ def tiny_adapter() -> Callable[..., Any]:
             grid=(8, 8),
             hidden=8,
         )
-        adapter = ControlNetAdapter(config, statistics, prior.unet).eval().requires_grad_(False)
+        adapter = ControlNetAdapter(config, whitening, prior.unet).eval().requires_grad_(False)
         for parameter in adapter.parameters():
             parameter += noise * torch.randn(parameter.shape)
         return adapter

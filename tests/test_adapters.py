@@ -12,8 +12,8 @@ from torch import Tensor
 from sacd.adapters.controlnet import ADAPTERS, ControlNetAdapter, load_adapter
 from sacd.adapters.encoder import FeatureEncoder
 from sacd.errors import SacdError
-from sacd.features.cache import Statistics
-from sacd.optimization import Recipe, compute, step_generator
+from sacd.features.whitening import Whitening
+from sacd.optimization import Recipe, numerics, step_generator
 from sacd.prior.diffusion import create_unet, noised
 from sacd.training.adapter import (
     CHECK_REPEATS,
@@ -42,8 +42,9 @@ def encoder() -> Callable[[bool], FeatureEncoder]:
 
     def make(pooled: bool) -> FeatureEncoder:
         torch.manual_seed(0)
-        statistics = Statistics([1.0, 0.0, -2.0], [2.0, 1.0, 4.0], [0.5, 0.25, 1.0])
-        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=8, width=5)
+        matrix = torch.tensor([[0.5, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 0.25]])
+        whitening = Whitening(torch.tensor([1.0, 0.0, -2.0]), matrix)
+        made = FeatureEncoder(whitening, pooled, grid=(8, 8), hidden=8, width=5)
         for parameter in made.parameters():
             torch.nn.init.normal_(parameter)
         return made.requires_grad_(False)
@@ -69,15 +70,15 @@ class TestEncoder:
         assert torch.allclose(inner, inner[:, :, :1, :1].expand_as(inner), atol=1e-4)
 
     @pytest.mark.parametrize("pooled", [False, True])
-    def test_channels_are_standardised_by_their_statistics(self, encoder: Callable, pooled: bool):
+    def test_features_are_whitened(self, encoder: Callable, pooled: bool):
         seen: list[Tensor] = []
         made = encoder(pooled)
         made.layers.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
         maps = torch.tensor([5.0, 1.0, 2.0]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
         made(maps)
-        expected = [8.0, 4.0, 4.0] if pooled else [2.0, 1.0, 1.0]
+        expected = torch.tensor([2.0, 5.0, 1.0])  # matrix (c - mean)
         assert seen[0].shape == (1, 3, 8, 8)
-        assert torch.allclose(seen[0], torch.tensor(expected).view(1, 3, 1, 1).expand(1, 3, 8, 8))
+        assert torch.allclose(seen[0], expected.view(1, 3, 1, 1).expand(1, 3, 8, 8))
 
     def test_dropped_rows_get_the_null_feature_and_others_keep_theirs(self, encoder: Callable):
         made, maps = encoder(False), random_normal(0, 3, 3, 4, 4)
@@ -97,10 +98,10 @@ class TestEncoder:
 
     @pytest.mark.parametrize("pooled", [False, True])
     def test_an_untrained_encoder_hears_loud_and_quiet_features_alike(self, pooled: bool):
-        statistics = Statistics([0.0] * 3, [1.0] * 3, [1.0] * 3)
-        made = FeatureEncoder(statistics, pooled, grid=(8, 8), hidden=64, width=5)
+        whitening = Whitening(torch.zeros(3), torch.eye(3))
+        made = FeatureEncoder(whitening, pooled, grid=(8, 8), hidden=64, width=5)
         maps = random_normal(0, 8, 3, 4, 4)
-        quiet, loud = (made(scale * maps).std(0).mean() for scale in (10, 1000))
+        quiet, loud = (made(scale * maps).detach().std(0).mean() for scale in (10, 1000))
         assert float(quiet) > 0.01  # images differ
         assert float(loud / quiet) == pytest.approx(1.0, abs=0.2)
 
@@ -167,8 +168,10 @@ class TestStorage:
             load_adapter(tmp_path / "adapter", prior.unet),
         ):
             assert again.config == adapter.config
-            for name, value in adapter.state_dict().items():
+            for name, value in adapter.named_parameters():
                 assert torch.equal(again.state_dict()[name], value.half().float()), name
+            for name, value in adapter.named_buffers():  # the whitening, in full precision
+                assert torch.equal(again.state_dict()[name], value), name
             maps = random_normal(0, 2, 12, 4, 4)
             ours, kept = again.hint(maps), adapter.hint(maps)
             assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
@@ -280,7 +283,7 @@ class TestTraining:
             generator = step_generator(RECIPE.seed, 2**31 + repeat)
             noisy, times, target = noised(prior.scheduler, latents, generator)
             for sign, given in ((1, features.roll(2, 0)), (-1, features)):
-                with torch.no_grad(), compute(CPU, RECIPE.precision):
+                with torch.no_grad(), numerics(CPU, RECIPE.precision):
                     hint = adapter.hint(given)
                     drawn = adapter(prior.unet, noisy, times, prior.prompts(4), hint)
                 error = (drawn.float() - target).square().mean((1, 2, 3))

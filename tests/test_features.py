@@ -1,4 +1,4 @@
-"""Cached features and their statistics."""
+"""Cached features, their statistics and their whitening."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from sacd.features.cache import extract, measure_statistics
+from sacd.features.whitening import RIDGE, measure_whitening
 
 CPU = torch.device("cpu")
 
@@ -23,7 +24,6 @@ def test_statistics_equal_numpys_over_all_images_and_locations():
     values = features.double().numpy()
     assert found.mean == pytest.approx(values.mean((0, 2, 3)))
     assert found.std == pytest.approx(values.std((0, 2, 3)))
-    assert found.pooled_std == pytest.approx(values.mean((2, 3)).std(0))
 
 
 @pytest.mark.parametrize("rows", [1, 5, 23])
@@ -42,13 +42,46 @@ def test_half_precision_features_are_summed_in_double():
     assert found.std == pytest.approx(values.std((0, 2, 3)), rel=1e-6)
 
 
-def test_a_dead_channel_has_a_small_positive_deviation():
-    features = random_features()
-    features[:, 1] = 0.0
-    found = measure_statistics([features])
-    assert found.mean[1] == 0.0
-    assert 0 < found.std[1] <= 1e-3
-    assert 0 < found.pooled_std[1] <= 1e-3
+class TestWhitening:
+    @staticmethod
+    def mixed_features(count: int = 400) -> torch.Tensor:
+        """Maps (N, 3, 4, 2) whose channels depend on one another."""
+        mixing = torch.tensor([[1.0, 0.0, 0.0], [4.0, 1.0, 0.0], [0.0, 2.0, 0.2]])
+        return torch.einsum("dc,nchw->ndhw", mixing, random_features(count))
+
+    @pytest.mark.parametrize("pooled", [False, True])
+    def test_whitened_features_vary_alike_in_every_direction(self, pooled: bool):
+        features = self.mixed_features()
+        found = measure_whitening(features.split(7), pooled)
+        values = features.mean((2, 3)) if pooled else features.permute(0, 2, 3, 1).flatten(0, 2)
+        before = np.cov(values.double().numpy().T, bias=True)
+        white = (values - found.mean) @ found.matrix.T
+        after = np.cov(white.double().numpy().T, bias=True)
+        variances, directions = np.linalg.eigh(before)
+        expected = variances / (variances + RIDGE * variances.max())
+        assert found.mean.numpy() == pytest.approx(values.mean(0).numpy(), rel=1e-4)
+        assert directions.T @ after @ directions == pytest.approx(np.diag(expected), abs=1e-3)
+        assert expected.min() < 0.9 < expected.max()  # the ridge is seen at work
+
+    def test_channels_keep_their_order_and_sign(self):
+        features = random_features(400)  # independent channels of deviations 1, 5 and 0.1
+        matrix = measure_whitening([features], pooled=False).matrix
+        expected = (torch.tensor([1.0, 25.0, 0.01]) + 25 * RIDGE).rsqrt()
+        assert torch.allclose(matrix, torch.diag(expected), atol=0.05)
+
+    @pytest.mark.parametrize("rows", [1, 5, 23])
+    def test_it_does_not_depend_on_how_rows_are_split(self, rows: int):
+        features = self.mixed_features(23).half()
+        found = measure_whitening(features.split(rows), pooled=False)
+        expected = measure_whitening([features], pooled=False)
+        assert torch.allclose(found.mean, expected.mean)
+        assert torch.allclose(found.matrix, expected.matrix, rtol=1e-4, atol=1e-5)
+
+    def test_features_that_are_all_alike_become_zero(self):
+        features = torch.full((5, 3, 4, 2), 0.3).half()
+        found = measure_whitening([features], pooled=False)
+        white = (features[0, :, 0, 0].float() - found.mean) @ found.matrix
+        assert torch.allclose(white, torch.zeros(3), atol=1e-3)
 
 
 def test_extract_gives_the_backbones_maps_and_logits_in_half_precision(tiny_backbone: Callable):

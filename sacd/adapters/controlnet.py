@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sacd.adapters.encoder import FeatureEncoder
 from sacd.errors import SacdError, unknown_name
-from sacd.features.cache import Statistics
+from sacd.features.whitening import Whitening
 from sacd.files import atomic, read_json, write_json
 
 
@@ -33,14 +33,14 @@ class AdapterConfig:
 class ControlNetAdapter(nn.Module):
     """A trainable copy of the U-Net's encoder whose outputs are added to the frozen U-Net."""
 
-    def __init__(self, config: AdapterConfig, statistics: Statistics, unet: UNet2DConditionModel):
+    def __init__(self, config: AdapterConfig, whitening: Whitening, unet: UNet2DConditionModel):
         super().__init__()
         self.config = config
         self.control = ControlNetModel.from_unet(unet)
         # The hint is made by our encoder, once an image and not once a step.
         self.control.controlnet_cond_embedding = nn.Identity()
         self.encoder = FeatureEncoder(
-            statistics,
+            whitening,
             pooled=config.conditioning == "pooled",
             grid=config.grid,
             hidden=config.hidden,
@@ -57,8 +57,7 @@ class ControlNetAdapter(nn.Module):
             )
         except (KeyError, TypeError) as error:
             raise SacdError(f"{folder}: config.json is not an adapter's ({error}).") from error
-        zeros = [0.0] * config.feature_shape[0]
-        adapter = cls(config, Statistics(zeros, zeros, zeros), unet)
+        adapter = cls(config, Whitening.blank(config.feature_shape[0]), unet)
         try:
             adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -66,11 +65,12 @@ class ControlNetAdapter(nn.Module):
         return adapter.float().eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:
-        """Write configuration and fp16 weights."""
+        """Write configuration and weights: fp16, but the whitening in full."""
+        tensors = {name: p.half().contiguous() for name, p in self.named_parameters()}
+        tensors |= {name: b.contiguous() for name, b in self.named_buffers()}
         with atomic(folder) as temporary:
             temporary.mkdir()
-            weights = {k: v.half().contiguous() for k, v in self.state_dict().items()}
-            save_file(weights, temporary / "adapter.safetensors")
+            save_file(tensors, temporary / "adapter.safetensors")
             write_json(temporary / "config.json", asdict(self.config))
 
     def hint(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:

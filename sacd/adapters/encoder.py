@@ -1,4 +1,4 @@
-"""The feature encoder: a backbone's map, standardised and brought to the latent grid."""
+"""The feature encoder: a backbone's map, whitened and brought to the latent grid."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sacd.features.cache import Statistics
+from sacd.features.whitening import Whitening
 
 NORM_GROUPS = 8  # at most
 
@@ -14,9 +14,9 @@ NORM_GROUPS = 8  # at most
 class FeatureEncoder(nn.Module):
     """Feature map (N, C, h, w) -> hint (N, width, H, W) on the latent grid.
 
-    Channels are standardised by cached statistics, resized bilinearly and passed through 3x3
-    convolutions. With `pooled`, the spatial average stands at every location instead of the map
-    (what RCDM, Bordes et al. 2022, conditions on). The null feature is a learned vector.
+    Features are whitened, resized bilinearly and passed through 3x3 convolutions. With `pooled`,
+    the spatial average stands at every location instead of the map (what RCDM, Bordes et al. 2022,
+    conditions on). The null feature is a learned vector.
 
     The convolutions are normalised and none starts at zero: the adapter's zero convolutions already
     leave an untrained prior as it is. Behind two zeros in a row, or without norms, a weak condition
@@ -24,18 +24,17 @@ class FeatureEncoder(nn.Module):
     """
 
     mean: Tensor
-    std: Tensor
+    matrix: Tensor
 
     def __init__(
-        self, statistics: Statistics, pooled: bool, grid: tuple[int, int], hidden: int, width: int
+        self, whitening: Whitening, pooled: bool, grid: tuple[int, int], hidden: int, width: int
     ):
         super().__init__()
         self.pooled = pooled
         self._grid = grid
-        std = statistics.pooled_std if pooled else statistics.std
-        self.register_buffer("mean", torch.tensor(statistics.mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
-        channels, groups = len(statistics.mean), math.gcd(NORM_GROUPS, hidden)
+        self.register_buffer("mean", whitening.mean)
+        self.register_buffer("matrix", whitening.matrix)
+        channels, groups = len(whitening.mean), math.gcd(NORM_GROUPS, hidden)
         self.null = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.layers = nn.Sequential(
             nn.Conv2d(channels, hidden, 3, padding=1),
@@ -49,14 +48,16 @@ class FeatureEncoder(nn.Module):
 
     def forward(self, features: Tensor, dropped: Tensor | None = None) -> Tensor:
         """Features (N, C, h, w), and which rows (N,) to replace by the null feature."""
-        if features.shape[1] != self.mean.shape[1]:
+        if features.shape[1] != len(self.mean):
             raise ValueError(
-                f"features have {features.shape[1]} channels, adapter wants {self.mean.shape[1]}"
+                f"features have {features.shape[1]} channels, adapter wants {len(self.mean)}"
             )
         values = features.float()
         if self.pooled:
             values = values.mean((2, 3), keepdim=True)
-        values = (values - self.mean) / self.std
+        with torch.autocast(values.device.type, enabled=False):  # small directions need all digits
+            centred = values - self.mean.view(-1, 1, 1)
+            values = F.conv2d(centred, self.matrix[:, :, None, None])
         values = F.interpolate(values, self._grid, mode="bilinear", align_corners=False)
         if dropped is not None:
             values = torch.where(dropped[:, None, None, None], self.null, values)

@@ -28,28 +28,20 @@ def extract(backbone: Backbone, images: Tensor, device: torch.device) -> dict[st
 
 @dataclass(frozen=True)
 class Statistics:
-    """Mean and deviation of each channel (lists of length C), over images and locations.
-
-    `pooled_std` is the deviation of the spatially averaged features.
-    """
+    """Mean and deviation of each channel (lists of length C), over images and locations."""
 
     mean: list[float]
     std: list[float]
-    pooled_std: list[float]
 
 
 def measure_statistics(batches: Iterable[Tensor]) -> Statistics:
     """Statistics over batches of features (N, C, h, w), summed in double precision."""
-    rows, sums = 0, list[Tensor]()
+    rows, total, squares = 0, torch.zeros(()), torch.zeros(())
     for features in batches:
         values = features.double()
-        pooled = values.mean((2, 3))
-        terms = [pooled.sum(0), (values**2).mean((2, 3)).sum(0), (pooled**2).sum(0)]
-        sums = [a + b for a, b in zip(sums, terms, strict=True)] if sums else terms
+        total = total + values.mean((2, 3)).sum(0)
+        squares = squares + (values**2).mean((2, 3)).sum(0)
         rows += len(features)
-    mean, square, pooled_square = (total / rows for total in sums)
-    # Dead channels (deviation 0) stay finite by a tiny floor.
-    std, pooled_std = (
-        (second - mean**2).clamp(min=0).sqrt().clamp(min=1e-4) for second in (square, pooled_square)
-    )
-    return Statistics(mean.tolist(), std.tolist(), pooled_std.tolist())
+    mean = total / rows
+    std = (squares / rows - mean**2).clamp(min=0).sqrt()
+    return Statistics(mean.tolist(), std.tolist())
