@@ -69,7 +69,7 @@ def evenly_spaced(rows: Tensor, count: int) -> Tensor:
 
 
 @contextmanager
-def compute(device: torch.device, precision: str) -> Iterator[None]:
+def numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Run a network in a `Recipe`'s precision, on the CPU with attention by plain matrix products.
 
     PyTorch's attention kernel for the CPU takes a third of a training step for maps as small as
@@ -116,7 +116,7 @@ def train(
     for step in progress(iter(range(done, recipe.steps)), recipe.steps - done):
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(recipe, step)
-        with compute(device, recipe.precision):
+        with numerics(device, recipe.precision):
             value, numbers = loss(step, step_generator(recipe.seed, step))
         if not bool(value.isfinite()):
             raise SacdError(

@@ -16,6 +16,14 @@ REPORT = Path("results/report.html")
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
+# What stages.score_references scores, and how it stands to a method's samples.
+REFERENCES = {
+    "original": "ceiling",
+    "autoencoder": "ceiling",
+    "same_class": "reference",
+    "shuffled": "floor",
+    "random_image": "floor",
+}
 # Metrics that make the point, in the tables people read.
 SHOWN = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "psnr_db", "spread_image")
 
@@ -56,5 +64,5 @@ def sample_folder(backbone: str, method: str) -> Path:
 
 
 def score_file(backbone: str, method: str) -> Path:
-    """Scores of a method's samples; `references` stands for floors and ceilings."""
+    """Scores of a method's samples; "references" stands for all `REFERENCES`."""
     return Path("scores") / backbone / f"{method}.parquet"

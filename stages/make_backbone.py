@@ -15,12 +15,12 @@ from sacd.backbones.backbone import (
 )
 from sacd.backbones.training import Augmentation, train_backbone
 from sacd.errors import SacdError
-from sacd.optimization import Recipe, Trained
+from sacd.optimization import Recipe
 from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import BackboneSettings, BackboneTraining, load_settings, pick
+from stages.settings import BackboneSettings, load_settings, pick
 
 
 def main() -> None:
@@ -61,53 +61,44 @@ def obtain_network(
         return config, *_import(config, chosen.source, where)
     if config.layer != FINAL:
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
-    assert chosen.training is not None  # the settings' check
-    classes = int(load_images("train")[1].max()) + 1
+    return config, *_train(config, chosen, seed, where)
+
+
+def _train(
+    config: BackboneConfig, chosen: BackboneSettings, seed: int, where: str
+) -> tuple[torch.nn.Module, dict[str, object]]:
+    """Train, and refine if asked, on the train split; the network, and how it was trained."""
+    images, labels = load_images("train")
+    classes = int(labels.max()) + 1
     if chosen.options.get("num_classes") != classes:
         raise SacdError(f"{where}.options.num_classes: must be {classes}, the images' classes.")
     torch.manual_seed(seed)
     network = create_network(config)
-    trained = [_train(config, network, chosen, chosen.training, seed, where)]
-    if chosen.refinement is not None:
-        further = f"{where}.refinement"
-        trained.append(_train(config, network, chosen, chosen.refinement, seed, further))
-    return (
-        config,
-        network,
-        {
-            "seconds": round(sum(run.seconds for run in trained)),
-            "history": [run.history[-1] for run in trained],
-        },
-    )
-
-
-def _train(
-    config: BackboneConfig,
-    network: torch.nn.Module,
-    chosen: BackboneSettings,
-    training: BackboneTraining,
-    seed: int,
-    where: str,
-) -> Trained:
-    """Train the network as the section `where` of params.yaml says."""
-    options = training.model_dump()
-    augmentation, dense = Augmentation(**options.pop("augmentation")), options.pop("dense")
-    images, labels = load_images("train")
-    work = work_folder(
-        "make_backbone", where, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
-    )
-    return train_backbone(
-        config,
-        network,
-        images,
-        labels,
-        load_masks("train", images.shape[-1]) if dense else None,
-        Recipe(**options, seed=seed),
-        augmentation,
-        work,
-        device(),
-        progress(where),
-    )
+    identity = (seed, chosen.model_dump(), content(image_folder("train") / INDEX))
+    trained = []
+    for part, training in ((where, chosen.training), (f"{where}.refinement", chosen.refinement)):
+        if training is None:
+            continue
+        options = training.model_dump()
+        augmentation, dense = Augmentation(**options.pop("augmentation")), options.pop("dense")
+        trained.append(
+            train_backbone(
+                config,
+                network,
+                images,
+                labels,
+                load_masks("train", images.shape[-1]) if dense else None,
+                Recipe(**options, seed=seed),
+                augmentation,
+                work_folder("make_backbone", part, *identity),
+                device(),
+                progress(part),
+            )
+        )
+    return network, {
+        "seconds": round(sum(run.seconds for run in trained)),
+        "history": [run.history[-1] for run in trained],
+    }
 
 
 def _import(

@@ -12,7 +12,14 @@ import pandas as pd
 
 from sacd.files import atomic, read_json
 from sacd.metrics.bootstrap import mean_interval
-from stages.artefacts import SHOWN, TABLES, adapter_folder, sample_folder, score_file
+from stages.artefacts import (
+    REFERENCES,
+    SHOWN,
+    TABLES,
+    adapter_folder,
+    sample_folder,
+    score_file,
+)
 from stages.common import Clock, read_record, run
 from stages.settings import Compare, Settings, load_settings
 
@@ -21,13 +28,6 @@ METRICS = (
     "judge_cos_median", "judge_cos_pooled", "judge_top1_match", "judge_top5_match", "object_iou",
     "psnr_db", "ssim", "lpips", "spread_image", "spread_features",
 )  # fmt: skip
-REFERENCES = {
-    "original": "ceiling",
-    "autoencoder": "ceiling",
-    "same_class": "reference",
-    "shuffled": "floor",
-    "random_image": "floor",
-}
 AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sacd.figures.mosaic import plot_mosaics
 from sacd.figures.style import save_figure
-from sacd.optimization import compute
+from sacd.optimization import numerics
 from sacd.prior.prior import Prior, decode, to_uint8
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_prior
@@ -26,7 +26,7 @@ def main() -> None:
     prior = Prior.from_pretrained(PRIOR).to(device())
     shape = Shards(latent_folder("test")).shape("latents")
     noise = initial_noise(settings.seed, [("prior", k) for k in range(IMAGES)], shape)
-    with torch.no_grad(), compute(device(), "bf16"):
+    with torch.no_grad(), numerics(device(), "bf16"):
         dreamt = to_uint8(decode(prior.vae, sample_prior(prior, noise.to(device()), STEPS))).cpu()
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))

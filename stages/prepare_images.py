@@ -68,6 +68,7 @@ def _generated(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
     """Scenes of the embedded world, with their true factors and masks."""
     labels = [shapes.CLASSES.index(name) for name in _generated_classes(images.classes)]
     rows = []
+    drawn: dict[str, np.ndarray] = {}
     for split in SPLITS:
         rounds = range(getattr(images.per_class, split))
         indices = [turn * len(shapes.CLASSES) + label for turn in rounds for label in labels]
@@ -75,9 +76,11 @@ def _generated(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
             scene = shapes.draw(seed, split, index)
             pixels, mask = shapes.render(scene, images.size)
             label = index % len(shapes.CLASSES)
+            name = f"shapes-{seed}-{split}-{index:06d}"
+            drawn[name] = pixels
             rows.append(
                 {
-                    "image_id": f"shapes-{seed}-{split}-{index:06d}",
+                    "image_id": name,
                     "split": split,
                     "label": labels.index(label),
                     "class_name": shapes.CLASSES[label],
@@ -90,11 +93,7 @@ def _generated(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
                     **scene.factors(),
                 }
             )
-
-    def render(row: Any) -> np.ndarray:
-        return shapes.render(shapes.draw(seed, row.split, int(row.source)), images.size)[0]
-
-    return pd.DataFrame(rows), [], render
+    return pd.DataFrame(rows), [], lambda row: drawn[row.image_id]
 
 
 def _generated_classes(classes: str | int | list[str]) -> list[str]:

@@ -9,10 +9,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sacd.errors import SacdError, unknown_name
+from stages.artefacts import REFERENCES
 
 PARAMS = Path("params.yaml")
-# What stages.score_references calls its floors and ceilings, and its table.
-RESERVED = {"original", "autoencoder", "same_class", "shuffled", "random_image", "references"}
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -214,7 +213,7 @@ class Settings(Section):
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
         if self.images.per_class.train < self.images.per_class.test:
             raise SacdError("images.per_class: train must not be less than test.")
-        taken = {*self.methods} & RESERVED
+        taken = {*self.methods} & {*REFERENCES, "references"}
         if taken:
             raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
         classes = self.images.classes
@@ -230,6 +229,8 @@ class Settings(Section):
                         f"{where}.{part}.dense: needs true masks, which only images.source "
                         f"'shapes' has."
                     )
+            if network.source != "train" and network.refinement is not None:
+                raise SacdError(f"{where}.refinement: only a network of source 'train' is refined.")
             if network.source == "train" and network.input_size != self.images.size:
                 raise SacdError(
                     f"{where}.input_size: is trained here on images of {self.images.size} px "

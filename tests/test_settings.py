@@ -261,6 +261,10 @@ class TestImpossibleCombinations:
                 },
                 "backbones.tiny_a.refinement.dense: needs true masks",
             ),
+            (
+                {"backbones.tiny_a.source": "weights.safetensors"},
+                "backbones.tiny_a.refinement: only a network of source 'train' is refined.",
+            ),
         ],
     )
     def test_is_named(self, complaint: Callable, changes: dict[str, Any], expected: str):

@@ -5,7 +5,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -37,6 +36,8 @@ class BackboneConfig:
 
 def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Module:
     """The timm model of a configuration; unknown names list what there is."""
+    import timm  # seconds to import, and most stages need it not
+
     if not timm.is_model(config.model):
         near = get_close_matches(config.model.split(".")[0], timm.list_models(), n=20, cutoff=0.6)
         raise unknown_name("timm model", config.model, near or timm.list_models())

@@ -9,7 +9,7 @@ from torch import Tensor
 from sacd.adapters.controlnet import ControlNetAdapter, load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
-from sacd.optimization import compute
+from sacd.optimization import numerics
 from sacd.prior.prior import Prior, decode, to_uint8
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_latents
@@ -88,7 +88,7 @@ class Inverter:
         """
         noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
         conditioned = None if features is None else features.to(self.device)
-        with torch.no_grad(), compute(self.device, self.precision):
+        with torch.no_grad(), numerics(self.device, self.precision):
             latents = sample_latents(self.prior, self.adapter, conditioned, noise, steps, guidance)
             return to_uint8(decode(self.prior.vae, latents)).cpu()
 

@@ -30,9 +30,9 @@ def sample_latents(
     twice the batch, and only in the interval below `GUIDED_BELOW` (Kynkäänniemi et al. 2024); a
     guidance of 1 needs only the features' half.
     """
-    count = len(noise)
-    null = adapter.null_hint(count)
+    null = adapter.null_hint(len(noise))
     hint = null if features is None else adapter.hint(features)
+    both_hints = torch.cat([null, hint])
     guided = features is not None and guidance != 1
     limit = GUIDED_BELOW * prior.scheduler.config.num_train_timesteps
 
@@ -43,7 +43,7 @@ def sample_latents(
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         if not guided or time >= limit:
             return steered(latents, time, hint)
-        both = steered(torch.cat([latents, latents]), time, torch.cat([null, hint]))
+        both = steered(torch.cat([latents, latents]), time, both_hints)
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 

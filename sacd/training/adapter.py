@@ -10,11 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sacd.adapters.controlnet import ControlNetAdapter
-from sacd.optimization import Progress, Recipe, Trained, compute, step_generator, train
+from sacd.optimization import Progress, Recipe, Trained, numerics, step_generator, train
 from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
 
-CHECK_REPEATS = 4
+CHECK_REPEATS = 2
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def condition_check(
         generator = step_generator(recipe.seed, 2**31 + repeat)
         noisy, times, target = noised(prior.scheduler, latents.float().to(device), generator)
         for name, hint in hints.items():
-            with compute(device, recipe.precision):
+            with numerics(device, recipe.precision):
                 predicted = adapter(prior.unet, noisy, times, prior.prompts(len(noisy)), hint)
             error = F.mse_loss(predicted.float(), target, reduction="none").mean((1, 2, 3))
             losses[name] += error / CHECK_REPEATS
