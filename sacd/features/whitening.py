@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 # Share of the largest variance that is added to every direction's.
-RIDGE = 0.01
+RIDGE = 0.003
 LEAST_VARIANCE = 1e-8  # of features that hardly vary at all
 
 
