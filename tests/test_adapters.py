@@ -17,6 +17,7 @@ from sacd.optimization import Recipe, numerics, step_generator
 from sacd.prior.diffusion import create_unet, noised
 from sacd.training.adapter import (
     CHECK_REPEATS,
+    NOISE_EXPONENT,
     Pairs,
     condition_check,
     train_adapter,
@@ -281,7 +282,7 @@ class TestTraining:
         margins = torch.zeros(4)
         for repeat in range(CHECK_REPEATS):
             generator = step_generator(RECIPE.seed, 2**31 + repeat)
-            noisy, times, target = noised(prior.scheduler, latents, generator)
+            noisy, times, target = noised(prior.scheduler, latents, generator, NOISE_EXPONENT)
             for sign, given in ((1, features.roll(2, 0)), (-1, features)):
                 with torch.no_grad(), numerics(CPU, RECIPE.precision):
                     hint = adapter.hint(given)

@@ -95,6 +95,15 @@ class TestDenoisingTarget:
         assert times.sort().values.div(20, rounding_mode="floor").tolist() == list(range(50))
         assert times.tolist() != times.sort().values.tolist()
 
+    def test_a_small_exponent_brings_high_noise_more_often(self):
+        draw = (create_scheduler(1.0), torch.zeros(4000, 1, 1, 1), generator(2))
+        _, times, _ = noised(*draw, exponent=0.5)
+        # t = 1000 u^0.5 has the distribution function (t / 1000)^2.
+        for limit in (250, 500, 750):
+            assert float((times < limit).float().mean()) == pytest.approx(
+                (limit / 1000) ** 2, abs=0.01
+            )
+
     def test_the_generator_decides(self):
         first, second, other = (
             noised(create_scheduler(1.0), self.LATENTS, generator(seed)) for seed in (3, 3, 4)

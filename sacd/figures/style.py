@@ -28,5 +28,5 @@ def save_figure(figure: Figure, path: Path) -> None:
         with atomic(path.with_suffix(f".{kind}")) as temporary:
             # A PDF's creation date would make every run's file different.
             metadata = {"CreationDate": None} if kind == "pdf" else None
-            figure.savefig(temporary, format=kind, dpi=150, metadata=metadata)
+            figure.savefig(temporary, format=kind, dpi=110, metadata=metadata)
     plt.close(figure)

@@ -1,5 +1,6 @@
 """Per-image scores on pixels. Images are (N, 3, H, W) in [0, 1]; results are (N,)."""
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -33,11 +34,15 @@ def lpips_available() -> bool:
 
 
 def _lpips(ours: Tensor, truth: Tensor) -> Tensor:
+    with torch.no_grad():
+        return _lpips_network(ours.device)(2 * ours - 1, 2 * truth - 1).flatten()
+
+
+@cache
+def _lpips_network(device: torch.device) -> torch.nn.Module:
     import lpips
 
-    network = lpips.LPIPS(net="alex", verbose=False).to(ours.device)
-    with torch.no_grad():
-        return network(2 * ours - 1, 2 * truth - 1).flatten()
+    return lpips.LPIPS(net="alex", verbose=False).to(device)
 
 
 def pixel_spread(samples: Tensor) -> Tensor:

@@ -46,16 +46,17 @@ def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2
 
 
 def noised(
-    scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator
+    scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator, exponent: float = 1.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw timesteps and noise: (noised latents, timesteps, the network's target).
 
-    The timesteps of a batch are spread evenly over the schedule, which takes noise from the loss
-    (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
+    Timesteps are T u^exponent: below 1, high noise comes more often. The u of a batch are spread
+    evenly over [0, 1), which takes noise from the loss (Kingma et al. 2021, Variational Diffusion
+    Models, appendix I.1).
     """
     count, steps = len(latents), scheduler.config.num_train_timesteps
     shares = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-    times = (shares * (steps / count)).long().clamp(max=steps - 1).to(latents.device)
+    times = (steps * (shares / count) ** exponent).long().clamp(max=steps - 1).to(latents.device)
     noise = torch.randn(latents.shape, generator=generator).to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
     targets = {

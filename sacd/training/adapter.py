@@ -15,6 +15,8 @@ from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
 
 CHECK_REPEATS = 2
+# See `noised`. What features decide about a scene, they decide at high noise.
+NOISE_EXPONENT = 0.7
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ def train_adapter(
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(pairs.count, (recipe.batch,), generator=generator).tolist()
         dropped = torch.rand(recipe.batch, generator=generator) < drop
-        noisy, times, target = noised(scheduler, pairs.latents(rows).float().to(device), generator)
+        clean = pairs.latents(rows).float().to(device)
+        noisy, times, target = noised(scheduler, clean, generator, NOISE_EXPONENT)
         hint = adapter.hint(pairs.features(rows).to(device), dropped.to(device))
         predicted = adapter(unet, noisy, times, prior.prompts(len(rows)), hint)
         return F.mse_loss(predicted.float(), target), {}
@@ -91,7 +94,8 @@ def condition_check(
     losses = {name: torch.zeros(len(latents), device=device) for name in hints}
     for repeat in range(CHECK_REPEATS):
         generator = step_generator(recipe.seed, 2**31 + repeat)
-        noisy, times, target = noised(prior.scheduler, latents.float().to(device), generator)
+        clean = latents.float().to(device)
+        noisy, times, target = noised(prior.scheduler, clean, generator, NOISE_EXPONENT)
         for name, hint in hints.items():
             with numerics(device, recipe.precision):
                 predicted = adapter(prior.unet, noisy, times, prior.prompts(len(noisy)), hint)
