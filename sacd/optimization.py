@@ -106,7 +106,10 @@ def train(
     loss. `parameters` end with the last, not the averaged, weights.
     """
     optimizer = torch.optim.AdamW(
-        _decay_groups(parameters, recipe.weight_decay), lr=recipe.learning_rate, betas=(0.9, 0.99)
+        _decay_groups(parameters, recipe.weight_decay),
+        lr=recipe.learning_rate,
+        betas=(0.9, 0.99),
+        fused=True,
     )
     averaged = {name: value.detach().clone() for name, value in parameters.items()}
     done, history, seconds = _load_checkpoint(work, parameters, averaged, optimizer)
@@ -208,7 +211,7 @@ def _load_checkpoint(
         parameter.copy_(tensors[f"weights.{name}"])
         averaged[name].copy_(tensors[f"averaged.{name}"])
         optimizer.state[parameter] = {
-            key: tensors[f"optimizer.{key}.{name}"].to("cpu" if key == "step" else parameter.device)
+            key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
             for key in ("step", "exp_avg", "exp_avg_sq")
         }
     progress = read_json(folder / "progress.json")

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from sacd.features.cache import extract, measure_statistics
-from sacd.features.whitening import RIDGE, measure_whitening
+from sacd.features.whitening import POOLED_RIDGE, RIDGE, measure_whitening
 
 CPU = torch.device("cpu")
 
@@ -58,7 +58,8 @@ class TestWhitening:
         white = (values - found.mean) @ found.matrix.T
         after = np.cov(white.double().numpy().T, bias=True)
         variances, directions = np.linalg.eigh(before)
-        expected = variances / (variances + RIDGE * variances.max())
+        ridge = POOLED_RIDGE if pooled else RIDGE
+        expected = variances / (variances + ridge * variances.max())
         assert found.mean.numpy() == pytest.approx(values.mean(0).numpy(), rel=1e-4)
         assert directions.T @ after @ directions == pytest.approx(np.diag(expected), abs=1e-3)
         assert expected.min() < 0.9 < expected.max()  # the ridge is seen at work

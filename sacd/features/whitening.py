@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-# Share of the largest variance that is added to every direction's.
-RIDGE = 0.003
+# Share of the largest variance that is added to every direction's. More for spatial averages, whose
+# small directions are chance for the most part.
+RIDGE, POOLED_RIDGE = 0.003, 0.1
 LEAST_VARIANCE = 1e-8  # of features that hardly vary at all
 
 
@@ -46,6 +47,7 @@ def measure_whitening(batches: Iterable[Tensor], pooled: bool) -> Whitening:
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     variances = variances.clamp(min=0)
-    ridge = max(RIDGE * float(variances.max()), LEAST_VARIANCE)
+    share = POOLED_RIDGE if pooled else RIDGE
+    ridge = max(share * float(variances.max()), LEAST_VARIANCE)
     matrix = directions * (variances + ridge).rsqrt() @ directions.T
     return Whitening(mean.float(), matrix.float())
