@@ -16,7 +16,7 @@ help: ## list the targets
 
 env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
-demo: env ## run the embedded experiment: a table and pictures in about eleven minutes
+demo: env ## run the embedded experiment: a table and pictures in ten minutes
 	$(RUN) snakemake
 	@$(RUN) python -m stages.show_results
 
