@@ -328,7 +328,11 @@ class TestModels:
     def test_a_source_that_does_not_exist_is_named(
         self, in_experiment: Callable, call_stage: Callable, fixture_params
     ):
-        fixture_params["backbones"]["tiny_a"] |= {"source": "absent.safetensors", "training": None}
+        fixture_params["backbones"]["tiny_a"] |= {
+            "source": "absent.safetensors",
+            "training": None,
+            "refinement": None,
+        }
         in_experiment(fixture_params)
         message = one_message(*call_stage("make_backbone", "--backbone", "tiny_a"))
         assert message.startswith(
