@@ -314,8 +314,10 @@ def two(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkou
 
     def add(params: dict[str, Any]) -> None:
         params["backbones"]["tiny_b"] = {
-            **params["backbones"]["tiny_a"], "source": f"../../{weights.relative_to(made.root)}",
-        }  # fmt: skip
+            **params["backbones"]["tiny_a"],
+            "source": f"../../{weights.relative_to(made.root)}",
+            "refinement": None,
+        }
         compare = params["compare"]
         compare |= {
             "networks": [*compare["networks"], "tiny_b"], "backbones": ["tiny_a", "tiny_b"],
