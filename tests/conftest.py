@@ -87,6 +87,12 @@ class Checkout:
         return Checkout(where)
 
 
+def commit(checkout: Checkout) -> None:
+    """Commit everything to git."""
+    checkout.run("git", "add", "--all", str(checkout.root))
+    checkout.run("git", "commit", "--quiet", "--message", "Results")
+
+
 @pytest.fixture(scope="session")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The repository as a fresh clone of what is in the working tree, with the fixture experiment.
@@ -116,6 +122,16 @@ def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ch
     """The experiment run once by Snakemake, for tests that only read; others copy it."""
     made = checkout.copy(tmp_path_factory.mktemp("finished") / "repository")
     made.snakemake()
+    return made
+
+
+@pytest.fixture(scope="session")
+def recorded(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """A finished run that DVC has recorded and stored, committed to git."""
+    made = finished.copy(tmp_path_factory.mktemp("recorded") / "repository")
+    made.run("dvc", "commit", "--force", "dvc.yaml")
+    commit(made)
+    made.run("dvc", "push", "dvc.yaml")
     return made
 
 

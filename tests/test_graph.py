@@ -1,0 +1,197 @@
+"""Snakemake and DVC have one graph: jobs, files, parameters, code and edges."""
+
+import ast
+import base64
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT, Checkout, environment
+from dry_run import Job, planned
+
+from stages.code import code_files
+
+
+@pytest.fixture(scope="module")
+def two(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """With a second inverted backbone, imported from a file, so that mix-ups would show."""
+    made = checkout.copy(tmp_path_factory.mktemp("two") / "repository")
+    weights = made.root / "pretrained/tiny.safetensors"
+    weights.parent.mkdir(exist_ok=True)
+    weights.touch()
+
+    def add(params: dict[str, Any]) -> None:
+        params["backbones"]["tiny_b"] = {
+            **params["backbones"]["tiny_a"],
+            "source": f"../../{weights.relative_to(made.root)}",
+            "refinement": None,
+        }
+        compare = params["compare"]
+        compare |= {
+            "networks": [*compare["networks"], "tiny_b"], "backbones": ["tiny_a", "tiny_b"],
+        }  # fmt: skip
+
+    made.edit(add)
+    return made
+
+
+@pytest.fixture(scope="module")
+def jobs(two: Checkout) -> list[Job]:
+    return planned(two.snakemake("--dry-run", "--forceall").stdout)
+
+
+@pytest.fixture(scope="module")
+def graph(two: Checkout) -> Iterator[Any]:
+    """DVC's own graph of its stages; an edge leads from a stage to one that it needs."""
+    from dvc.repo import Repo
+
+    with pytest.MonkeyPatch.context() as patch, Repo(str(two.experiment)) as repo:
+        patch.chdir(two.experiment)
+        whole = repo.index.graph
+        ours = [stage for stage in whole if Path(stage.path).parent == two.experiment]
+        yield whole.subgraph(ours)
+
+
+@pytest.fixture(scope="module")
+def pairs(two: Checkout, jobs: list[Job], graph: Any) -> list[tuple[Job, Any]]:
+    """Each job and the stages that have all of its outputs in theirs."""
+    return [
+        (job, stage)
+        for job in jobs
+        for stage in graph
+        if all(
+            any(inside(two.experiment / path, Path(out.fs_path)) for out in stage.outs)
+            for path in job.outputs
+        )
+    ]
+
+
+class TestOneGraph:
+    def test_every_job_is_one_stage(self, jobs: list[Job], graph: Any, pairs):
+        assert len(jobs) == len(graph) == len(pairs)
+        assert {job for job, _ in pairs} == set(jobs)
+        assert {stage.addressing for _, stage in pairs} == {stage.addressing for stage in graph}
+        for job, stage in pairs:
+            rule, _, loop = stage.name.partition("@")
+            assert rule == job.rule
+            assert loop.split("-")[0] == job.backbone or not job.backbone
+
+    def test_a_stage_makes_the_target_of_its_job(self, pairs):
+        for job, stage in pairs:
+            program, target, option, snakefile = stage.cmd.split()
+            assert (program, option, snakefile) == ("snakemake", "--snakefile", "../../Snakefile")
+            assert target in job.outputs
+
+    def test_what_a_job_reads_is_a_dependency_of_its_stage(self, two: Checkout, pairs):
+        for job, stage in pairs:
+            dependencies = [Path(dep.fs_path) for dep in stage.deps]
+            for path in job.inputs:
+                place = (two.experiment / path).resolve()
+                assert any(inside(place, dep) for dep in dependencies), (stage.name, path)
+
+    def test_the_edges_are_the_same(self, jobs: list[Job], graph: Any, pairs):
+        """By rule and backbone: DVC lets samples wait for all adapters of their backbone."""
+        maker = {path: job for job in jobs for path in job.outputs}
+        snakemakes = {
+            (job.node, maker[path].node) for job in jobs for path in job.inputs & set(maker)
+        }
+        node = {stage.addressing: job.node for job, stage in pairs}
+        dvcs = {(node[one.addressing], node[other.addressing]) for one, other in graph.edges}
+        assert snakemakes == dvcs
+        assert (("train_adapter", "tiny_b"), ("cache_features", "tiny_b")) in dvcs
+        assert (("train_adapter", "tiny_b"), ("cache_features", "tiny_a")) not in dvcs
+
+    def test_parameters_are_the_same(self, recorded: Checkout):
+        """The sections that Snakemake noted when it ran and those that DVC recorded."""
+        lock = yaml.safe_load((recorded.experiment / "dvc.lock").read_text())["stages"]
+        stages = {
+            target(stage["cmd"]): stage.get("params", {}).get("params.yaml", {})
+            for stage in lock.values()
+        }
+        noted = {}
+        for path in (recorded.experiment / ".snakemake/metadata").iterdir():
+            literals = [ast.literal_eval(text) for text in json.loads(path.read_text())["params"]]
+            sections = next((value for value in literals if isinstance(value, dict)), {})
+            noted[decoded(path.name)] = {k: json.loads(text) for k, text in sections.items()}
+        assert set(stages) <= set(noted)
+        for made, sections in stages.items():
+            assert set(noted[made]) == set(sections), made
+            assert noted[made] == sections, made
+        assert sum(map(len, stages.values())) > 30
+
+    def test_code_is_what_the_stages_import(self):
+        """Named by dvc.yaml, found by `code_files`, and really imported by each stage."""
+        stages = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+        imported = really_imported(list(stages))
+        for name, stage in stages.items():
+            named = {dep.removeprefix("${root}/") for dep in stage["deps"]}
+            code = {path for path in named if path.endswith(".py")}
+            assert code == {path.as_posix() for path in code_files(f"stages.{name}")}
+            # A package's __init__.py is found only where it has more to it than a docstring.
+            unnamed = imported[name] - code
+            assert not {path for path in unnamed if not says_nothing(ROOT / path)}, name
+            rules = [path for path in named if path.endswith(".smk")]
+            assert len(rules) == 1
+            assert re.search(rf"^rule {name}:$", (ROOT / rules[0]).read_text(), re.MULTILINE)
+
+    def test_the_file_is_what_its_writer_writes(self, checkout: Checkout, tmp_path: Path):
+        copy = checkout.copy(tmp_path / "repository")
+        written = (copy.root / "dvc.yaml").read_text()
+        copy.run(sys.executable, str(copy.root / "workflow/dvc_stages.py"))
+        assert (copy.root / "dvc.yaml").read_text() == written
+
+    def test_experiments_share_it(self):
+        for params in ROOT.glob("experiments/*/params.yaml"):
+            link = params.with_name("dvc.yaml")
+            if link.exists():
+                assert link.is_symlink()
+                assert link.resolve() == ROOT / "dvc.yaml"
+            assert yaml.safe_load(params.read_text())["root"] == "../.."
+
+
+def inside(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def says_nothing(path: Path) -> bool:
+    body = ast.parse(path.read_text()).body
+    return all(isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) for node in body)
+
+
+def target(command: str) -> str:
+    return command.split()[1]
+
+
+def decoded(name: str) -> str:
+    """The output that a file of Snakemake's notes is about."""
+    return base64.b64decode(name.removeprefix("@")).decode()
+
+
+def really_imported(stages: list[str]) -> dict[str, set[str]]:
+    """Our files that each stage's module loads when it is imported in a process of its own."""
+    program = """\
+import json, os, sys
+import diffusers, matplotlib.pyplot, pandas, timm, torch, torchvision  # once, before the forks
+def ours():
+    files = [getattr(module, "__file__", None) or "" for module in list(sys.modules.values())]
+    paths = [os.path.relpath(file) for file in files if file]
+    return [path for path in paths if path.startswith(("sacd/", "stages/"))]
+for name in sys.argv[1:]:
+    sys.stdout.flush()
+    if not os.fork():
+        __import__(f"stages.{name}")
+        print(json.dumps([name, ours()]), flush=True)
+        os._exit(0)
+    assert os.wait()[1] == 0, name
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, *stages],
+        cwd=ROOT, env=environment(PYTHONPATH=str(ROOT)), capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {name: set(files) for name, files in map(json.loads, done.stdout.splitlines())}
