@@ -42,6 +42,14 @@ def test_half_precision_features_are_summed_in_double():
     assert found.std == pytest.approx(values.std((0, 2, 3)), rel=1e-6)
 
 
+def test_a_dead_channel_has_a_small_positive_deviation():
+    features = random_features()
+    features[:, 1] = 0.0
+    found = measure_statistics([features])
+    assert found.mean[1] == 0.0
+    assert 0 < found.std[1] <= 1e-3
+
+
 class TestWhitening:
     @staticmethod
     def mixed_features(count: int = 400) -> torch.Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from sacd.backbones.backbone import Backbone
 
 BATCH = 64
+LEAST_DEVIATION = 1e-4  # of a channel that hardly varies, so that one may divide by it
 
 
 @torch.no_grad()
@@ -43,5 +44,5 @@ def measure_statistics(batches: Iterable[Tensor]) -> Statistics:
         squares = squares + (values**2).mean((2, 3)).sum(0)
         rows += len(features)
     mean = total / rows
-    std = (squares / rows - mean**2).clamp(min=0).sqrt()
+    std = (squares / rows - mean**2).clamp(min=LEAST_DEVIATION**2).sqrt()
     return Statistics(mean.tolist(), std.tolist())
