@@ -17,7 +17,7 @@ from stages.settings import load_settings
 
 IMAGES = 32
 COLUMNS = 8
-STEPS = 25
+STEPS = 100
 
 
 def main() -> None:
@@ -26,8 +26,10 @@ def main() -> None:
     prior = Prior.from_pretrained(PRIOR).to(device())
     shape = Shards(latent_folder("test")).shape("latents")
     noise = initial_noise(settings.seed, [("prior", k) for k in range(IMAGES)], shape)
+    generator = torch.Generator().manual_seed(settings.seed)
     with torch.no_grad(), numerics(device(), "bf16"):
-        dreamt = to_uint8(decode(prior.vae, sample_prior(prior, noise.to(device()), STEPS))).cpu()
+        latents = sample_prior(prior, noise.to(device()), STEPS, generator)
+        dreamt = to_uint8(decode(prior.vae, latents)).cpu()
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))
     figure = plot_mosaics(

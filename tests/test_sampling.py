@@ -117,12 +117,39 @@ class TestSolver:
         )  # fmt: skip
         assert torch.allclose(drawn, clean, atol=2e-3)
 
-    def test_the_prior_alone_draws_what_an_untrained_adapter_does(
+    def test_an_untrained_adapter_leaves_the_prior_as_it_is(
         self, tiny_prior: Callable, tiny_adapter: Callable
     ):
         prior, noise = tiny_prior(), random_normal(3, 2, 4, 8, 8)
-        alone = sample_prior(prior, noise, 4)
-        assert torch.equal(alone, sample_latents(prior, tiny_adapter(prior), None, noise, 4, 1.0))
+
+        def predict(latents: Tensor, time: Tensor) -> Tensor:
+            return prior.unet(latents, time.expand(2), prior.prompts(2)).sample
+
+        steered = sample_latents(prior, tiny_adapter(prior), None, noise, 4, 1.0)
+        assert torch.equal(integrate(prior, predict, noise, 4), steered)
+
+    @pytest.mark.parametrize("deviation", [0.3, 1.5])
+    def test_the_prior_alone_draws_its_distribution(self, deviation: float):
+        # Data of a deviation about 2, whose best prediction is known in closed form.
+        scheduler = create_scheduler(1.0)
+
+        def unet(noisy: Tensor, times: Tensor, prompts: Tensor) -> SimpleNamespace:
+            squared = scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
+            alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
+            pull = alpha * deviation**2 / (squared * deviation**2 + 1 - squared)
+            clean = 2 + pull * (noisy - 2 * alpha)
+            return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
+
+        def draw(seed: int) -> Tensor:
+            generator = torch.Generator().manual_seed(seed)
+            prior = Prior(unet, None, scheduler, torch.zeros(1, 1, 1))
+            return sample_prior(prior, random_normal(4, 64, 4, 8, 8), 100, generator)
+
+        drawn = draw(0)
+        assert float(drawn.mean()) == pytest.approx(2, abs=0.05 * deviation)
+        assert float(drawn.std()) == pytest.approx(deviation, rel=0.05)
+        assert torch.equal(drawn, draw(0))
+        assert not torch.allclose(drawn, draw(1), atol=deviation / 2)
 
     def test_integrates_a_gaussian_the_better_the_more_steps(self):
         # Data of variance s^2 about 0: the flow maps noise e to s e (from the last timestep's

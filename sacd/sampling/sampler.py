@@ -32,60 +32,74 @@ def sample_latents(
     """
     null = adapter.null_hint(len(noise))
     hint = null if features is None else adapter.hint(features)
-    both_hints = torch.cat([null, hint])
-    guided = features is not None and guidance != 1
-    limit = GUIDED_BELOW * prior.scheduler.config.num_train_timesteps
 
     def steered(latents: Tensor, time: Tensor, hint: Tensor) -> Tensor:
         times, prompts = time.expand(len(hint)), prior.prompts(len(hint))
         return adapter(prior.unet, latents, times, prompts, hint).float()
 
-    def predict(latents: Tensor, time: Tensor) -> Tensor:
-        if not guided or time >= limit:
+    if features is None or guidance == 1:
+        return integrate(prior, lambda latents, time: steered(latents, time, hint), noise, steps)
+    both_hints = torch.cat([null, hint])
+    limit = GUIDED_BELOW * prior.scheduler.config.num_train_timesteps
+
+    def guided(latents: Tensor, time: Tensor) -> Tensor:
+        if time >= limit:
             return steered(latents, time, hint)
         both = steered(torch.cat([latents, latents]), time, both_hints)
         unconditional, conditional = both.chunk(2)
         return unconditional + guidance * (conditional - unconditional)
 
-    return integrate(prior, predict, noise, steps)
+    return integrate(prior, guided, noise, steps)
 
 
 @torch.no_grad()
-def sample_prior(prior: Prior, noise: Tensor, steps: int) -> Tensor:
-    """Draw latents (N, c, H, W) from the prior alone, without an adapter."""
+def sample_prior(prior: Prior, noise: Tensor, steps: int, generator: torch.Generator) -> Tensor:
+    """Draw latents (N, c, H, W) from the prior alone, without an adapter.
+
+    By the solver's stochastic form: the noise that it adds on its way, drawn from `generator`,
+    takes back errors of earlier steps (Karras et al. 2022, section 4). It wants many steps.
+    """
     prompts = prior.prompts(len(noise))
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
 
-    return integrate(prior, predict, noise, steps)
+    return integrate(prior, predict, noise, steps, generator)
 
 
 def integrate(
-    prior: Prior, predict: Callable[[Tensor, Tensor], Tensor], noise: Tensor, steps: int
+    prior: Prior,
+    predict: Callable[[Tensor, Tensor], Tensor],
+    noise: Tensor,
+    steps: int,
+    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Follow `predict(latents, timestep)` from noise to latents by DPM-Solver++ 2M.
 
-    The solver (Lu et al. 2022) adds no noise on its way: the noise at the start decides all.
+    The solver (Lu et al. 2022) adds no noise on its way, so that the noise at the start decides
+    all, unless a `generator` for it is given.
     """
-    scheduler = solver(prior)
+    scheduler = solver(prior, stochastic=generator is not None)
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, time)
-        latents = scheduler.step(predict(scaled, time), time, latents).prev_sample
+        predicted = predict(scaled, time)
+        latents = scheduler.step(predicted, time, latents, generator=generator).prev_sample
     return latents
 
 
-def solver(prior: Prior) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M on the prior's own noise schedule, stepping down from the last timestep.
+def solver(prior: Prior, stochastic: bool = False) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ 2M, or its stochastic form, on the prior's own noise schedule.
+
+    It steps down from the last timestep.
 
     The clip of lambda is the authors' advice for cosine schedules, whose signal-to-noise ratio
     reaches zero.
     """
     return DPMSolverMultistepScheduler.from_config(
         prior.scheduler.config,
-        algorithm_type="dpmsolver++",
+        algorithm_type="sde-dpmsolver++" if stochastic else "dpmsolver++",
         solver_order=2,
         timestep_spacing="trailing",
         lambda_min_clipped=-5.1,
