@@ -75,6 +75,8 @@ def _train(
     torch.manual_seed(seed)
     network = create_network(config)
     identity = (seed, chosen.model_dump(), content(image_folder("train") / INDEX))
+    recipes = [recipe for recipe in (chosen.training, chosen.refinement) if recipe]
+    masks = load_masks("train", images.shape[-1]) if any(r.dense for r in recipes) else None
     trained = []
     for part, training in ((where, chosen.training), (f"{where}.refinement", chosen.refinement)):
         if training is None:
@@ -87,7 +89,7 @@ def _train(
                 network,
                 images,
                 labels,
-                load_masks("train", images.shape[-1]) if dense else None,
+                masks if dense else None,
                 Recipe(**options, seed=seed),
                 augmentation,
                 work_folder("make_backbone", part, *identity),
