@@ -12,6 +12,7 @@ ROUND_TRIP = Path("latents/round_trip")  # the test images, encoded and decoded 
 TABLES = Path("results/tables")
 FIGURES = Path("results/figures")
 REPORT = Path("results/report.html")
+LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmark.tsv
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -24,6 +25,7 @@ REFERENCES = {
     "shuffled": "floor",
     "random_image": "floor",
 }
+REFERENCE_SCORES = "references"  # all of them stand in one file of scores, under this name
 # Metrics that make the point, in the tables people read.
 SHOWN = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "psnr_db", "spread_image")
 
@@ -64,5 +66,5 @@ def sample_folder(backbone: str, method: str) -> Path:
 
 
 def score_file(backbone: str, method: str) -> Path:
-    """Scores of a method's samples; "references" stands for all `REFERENCES`."""
+    """Scores of a method's samples, or `REFERENCE_SCORES`."""
     return Path("scores") / backbone / f"{method}.parquet"

@@ -13,6 +13,7 @@ import pandas as pd
 from sacd.files import atomic, read_json
 from sacd.metrics.bootstrap import mean_interval
 from stages.artefacts import (
+    REFERENCE_SCORES,
     REFERENCES,
     SHOWN,
     TABLES,
@@ -59,7 +60,7 @@ def _in_order(methods: list[str]) -> list[str]:
 def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object]:
     """One row of the main table."""
     reference = method in REFERENCES
-    path = score_file(backbone, "references" if reference else method)
+    path = score_file(backbone, REFERENCE_SCORES if reference else method)
     scores = pd.read_parquet(path)
     scores = scores[scores.method == method]
     row: dict[str, object] = {

@@ -17,6 +17,7 @@ from sacd.shards import Shards
 from stages.artefacts import (
     FIGURES,
     MANIFEST,
+    REFERENCE_SCORES,
     ROUND_TRIP,
     TABLES,
     adapter_folder,
@@ -60,7 +61,7 @@ def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
     rows = []
     for number in by_class[places].tolist():
         for backbone in settings.compare.backbones:
-            references = _scores(backbone, "references", test.ids[number])
+            references = _scores(backbone, REFERENCE_SCORES, test.ids[number])
             trip = references[references.method == "autoencoder"]
             panels = [
                 Panel("original", _rgb(test.read("images", [number])[0])),

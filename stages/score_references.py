@@ -14,7 +14,14 @@ from torch import Tensor
 
 from sacd.images.manifest import read_manifest
 from sacd.shards import Shards
-from stages.artefacts import MANIFEST, ROUND_TRIP, image_folder, sample_folder, score_file
+from stages.artefacts import (
+    MANIFEST,
+    REFERENCE_SCORES,
+    ROUND_TRIP,
+    image_folder,
+    sample_folder,
+    score_file,
+)
 from stages.common import Clock, run
 from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
 from stages.settings import Settings, load_settings
@@ -35,7 +42,7 @@ def main() -> None:
         table.insert(0, "method", name)
         tables.append(table)
         sets[name] = {"judge_frechet": judge_frechet(judged, settings.compare.judge)}
-    path = score_file(backbone, "references")
+    path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
     clock.finish(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
 

@@ -9,7 +9,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sacd.errors import SacdError, unknown_name
-from stages.artefacts import REFERENCES
+from stages.artefacts import REFERENCE_SCORES, REFERENCES
 
 PARAMS = Path("params.yaml")
 
@@ -213,7 +213,7 @@ class Settings(Section):
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
         if self.images.per_class.train < self.images.per_class.test:
             raise SacdError("images.per_class: train must not be less than test.")
-        taken = {*self.methods} & {*REFERENCES, "references"}
+        taken = {*self.methods} & {*REFERENCES, REFERENCE_SCORES}
         if taken:
             raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
         classes = self.images.classes
