@@ -1,11 +1,11 @@
-"""Print the main table and the checks of a finished experiment, and name its files."""
+"""Print the main table, the checks and the cost of a finished experiment, and name its files."""
 
 import argparse
 
 import pandas as pd
 
 from sacd.errors import SacdError
-from stages.artefacts import FIGURES, REPORT, SHOWN, TABLES
+from stages.artefacts import FIGURES, LOGS, REPORT, SHOWN, TABLES
 from stages.common import run
 
 
@@ -18,9 +18,24 @@ def main() -> None:
     print(table[columns].to_string(index=False, float_format="%.3f"))
     checks = pd.read_csv(TABLES / "checks.csv")
     print(f"\n{int(checks.holds.sum())} of {len(checks)} checks hold ({TABLES / 'checks.csv'})")
+    print(f"seconds of jobs: {_seconds()}")
     print(f"table:  {TABLES / 'main.csv'}")
     print(f"figure: {FIGURES / 'reconstructions.png'}")
     print(f"report: {REPORT}")
+
+
+def _seconds() -> str:
+    """Wall seconds of all jobs and of each rule's, from Snakemake's benchmark files.
+
+    Jobs run side by side, so that an experiment takes less than their sum.
+    """
+    seconds: dict[str, float] = {}
+    for path in LOGS.rglob("*.benchmark.tsv"):
+        rule = path.relative_to(LOGS).parts[0].removesuffix(".benchmark.tsv")
+        seconds[rule] = seconds.get(rule, 0) + pd.read_csv(path, sep="\t").s.sum()
+    parts = sorted(seconds.items(), key=lambda item: -item[1])
+    total = sum(seconds.values())
+    return f"{total:.0f} (" + ", ".join(f"{rule} {value:.0f}" for rule, value in parts) + ")"
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from conftest import ROOT, Checkout
 from PIL import Image
 
 from sacd.backbones.backbone import Backbone
@@ -115,6 +117,18 @@ class TestTables:
             assert row.steps == params["adapters"][name]["training"]["steps"]
             assert row.uses_condition == training["uses_condition"]
             assert row.training_seconds > 0
+
+
+def test_show_results_sums_up_checks_and_cost(finished: Checkout):
+    shown = finished.stage("show_results").stdout
+    checks = pd.read_csv(finished.experiment / "results/tables/checks.csv")
+    assert f"{checks.holds.sum()} of {len(checks)} checks hold" in shown
+    total, parts = re.search(r"seconds of jobs: (\d+) \((.+)\)", shown).groups()
+    rules = {rule: int(seconds) for rule, seconds in map(str.split, parts.split(", "))}
+    assert set(rules) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    assert sum(rules.values()) == pytest.approx(int(total), abs=len(rules))
+    for path in re.findall(r"^(?:table|figure|report): +(\S+)$", shown, re.MULTILINE):
+        assert (finished.experiment / path).exists()
 
 
 class TestFigures:
