@@ -22,7 +22,7 @@ def main() -> None:
     invert.add_argument("--out", type=Path, required=True, metavar="FILE")
     invert.add_argument("--seed", type=int, default=0)
     invert.add_argument("--steps", type=int, default=20)
-    invert.add_argument("--guidance", type=float, default=6.0)
+    invert.add_argument("--guidance", type=float, default=5.0)
     invert.set_defaults(command=_invert)
     arguments = parser.parse_args()
     run(lambda: arguments.command(arguments))

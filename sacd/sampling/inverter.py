@@ -80,7 +80,7 @@ class Inverter:
         keys: Sequence[tuple[str, int]],
         seed: int = 0,
         steps: int = 20,
-        guidance: float = 6.0,
+        guidance: float = 5.0,
     ) -> Tensor:
         """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
 
@@ -98,7 +98,7 @@ class Inverter:
         samples: int = 4,
         seed: int = 0,
         steps: int = 20,
-        guidance: float = 6.0,
+        guidance: float = 5.0,
         ids: Sequence[str] | None = None,
     ) -> Tensor:
         """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
