@@ -34,14 +34,27 @@ def write_shards(
     info: dict[str, Any] | Callable[[Iterator[dict[str, Tensor]]], dict[str, Any]],
     progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
 ) -> None:
-    """Fill `folder` with `make(start, stop)` for every block of rows, resuming what is done.
+    """Fill `folder` with `make(start, stop)` for every block of rows: fill and publish in one."""
+    fill_shards(work, ids, rows_per_shard, make, info, progress)
+    publish_shards(work, folder)
 
-    Shards are collected in `work` (whose name must be unique to the settings that make them) and
-    moved to `folder` together; after a kill the same call goes on with the first missing shard.
-    `info` is stored in the index; a function is called with the arrays of every finished shard.
+
+def fill_shards(
+    work: Path,
+    ids: Sequence[str],
+    rows_per_shard: int,
+    make: Callable[[int, int], dict[str, Tensor]],
+    info: dict[str, Any] | Callable[[Iterator[dict[str, Tensor]]], dict[str, Any]],
+    progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
+) -> None:
+    """Collect `make(start, stop)` for every block of rows in `work`, resuming what is done.
+
+    The name of `work` must be unique to the settings that make the shards; after a kill the same
+    call goes on with the first missing one. `info` is stored in the index; a function is called
+    with the arrays of every finished shard.
     """
     if len(set(ids)) != len(ids):
-        raise SacdError(f"{folder}: the ids of its rows are not unique.")
+        raise SacdError(f"{work}: the ids of its rows are not unique.")
     work.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(ids), rows_per_shard)
     for number in progress(iter(range(len(starts))), len(starts)):
@@ -51,6 +64,13 @@ def write_shards(
             _save_shard(path, ids[rows], make(rows.start, rows.stop))
     shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
     _write_index(work, len(starts), info(shards) if callable(info) else info)
+
+
+def publish_shards(work: Path, folder: Path) -> None:
+    """Move what `fill_shards` made to its place.
+
+    A stage of several folders fills all of them first: what was published is not resumed.
+    """
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -9,9 +9,10 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from sacd.files import read_json
+from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import load_autoencoder
-from sacd.shards import INDEX, Shards, write_shards
+from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 from stages.artefacts import (
     AUTOENCODER,
     ROUND_TRIP,
@@ -28,40 +29,41 @@ ROWS_PER_SHARD = 1024
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock = Clock()
-    vae = load_autoencoder(AUTOENCODER).to(device())
+    vae = load_diffusers(AutoencoderKL, AUTOENCODER).to(device())
     weights = content(AUTOENCODER / VAE_WEIGHTS)
-    for split in SPLITS:
-        _encode(split, vae, weights)
-    latents = Shards(latent_folder("test"))
-    write_shards(
-        ROUND_TRIP,
-        work_folder("cache_latents", "round_trip", content(latents.folder / INDEX), weights),
-        latents.ids,
-        ROWS_PER_SHARD,
-        lambda start, stop: {
-            "images": decode_latents(vae, latents.read("latents", range(start, stop)), device())
-        },
-        {},
-        progress("round trip"),
+    filled = {latent_folder(split): _encode(split, vae, weights) for split in SPLITS}
+    filled[ROUND_TRIP] = _decode(Shards(filled[latent_folder("test")]), vae, weights)
+    for folder, work in filled.items():
+        publish_shards(work, folder)
+    clock.finish(
+        Path("latents/record.json"),
+        {"autoencoder": read_json(AUTOENCODER / "config.json"), "weights": weights},
     )
-    clock.finish(Path("latents/record.json"), {"autoencoder": weights})
 
 
-def _encode(split: str, vae: AutoencoderKL, weights: str) -> None:
+def _encode(split: str, vae: AutoencoderKL, weights: str) -> Path:
+    """Latents of a split, in the work folder that is returned."""
     images = Shards(image_folder(split))
 
     def block(start: int, stop: int) -> dict[str, Tensor]:
         return {"latents": encode_images(vae, images.read("images", range(start, stop)), device())}
 
-    write_shards(
-        latent_folder(split),
-        work_folder("cache_latents", split, content(images.folder / INDEX), weights),
-        images.ids,
-        ROWS_PER_SHARD,
-        block,
-        {"scaling_factor": vae.config.scaling_factor},
-        progress(f"latents {split}"),
-    )
+    work = work_folder("cache_latents", split, content(images.folder / INDEX), weights)
+    info = {"scaling_factor": vae.config.scaling_factor}
+    fill_shards(work, images.ids, ROWS_PER_SHARD, block, info, progress(f"latents {split}"))
+    return work
+
+
+def _decode(latents: Shards, vae: AutoencoderKL, weights: str) -> Path:
+    """Images of latents, in the work folder that is returned."""
+
+    def block(start: int, stop: int) -> dict[str, Tensor]:
+        rows = latents.read("latents", range(start, stop))
+        return {"images": decode_latents(vae, rows, device())}
+
+    work = work_folder("cache_latents", "round_trip", content(latents.folder / INDEX), weights)
+    fill_shards(work, latents.ids, ROWS_PER_SHARD, block, {}, progress("round trip"))
+    return work
 
 
 if __name__ == "__main__":

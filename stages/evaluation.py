@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 from sacd.files import atomic, write_json
-from sacd.metrics.finder import load_finder
 from sacd.metrics.scoring import Eyes, Truth, score_batch
 from sacd.metrics.sets import frechet_distance
+from sacd.networks import load_diffusers
 from sacd.shards import Shards
 from stages.artefacts import backbone_folder, feature_folder, image_folder, probe_folder
 from stages.common import device, progress
@@ -47,7 +48,7 @@ def load_eyes(backbone: str, settings: Settings) -> Eyes:
     return Eyes(
         Backbone.from_pretrained(backbone_folder(backbone)).to(device()),
         Backbone.from_pretrained(backbone_folder(settings.compare.judge)).to(device()),
-        load_finder(probe_folder(finders[0])).to(device()) if finders else None,
+        load_diffusers(UNet2DModel, probe_folder(finders[0])).to(device()) if finders else None,
         device(),
     )
 

@@ -8,10 +8,11 @@ from diffusers import AutoencoderKL
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
+from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import load_autoencoder, save_autoencoder
+from sacd.prior.prior import save_autoencoder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
@@ -29,7 +30,7 @@ def main() -> None:
         source = Path(settings.prior.source).expanduser()
         if not source.is_dir():
             raise SacdError(f"prior.source: {source}: no such folder; give it, or 'train'.")
-        vae = load_autoencoder(source / "vae")
+        vae = load_diffusers(AutoencoderKL, source / "vae")
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}

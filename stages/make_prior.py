@@ -3,9 +3,12 @@
 import argparse
 from pathlib import Path
 
+from diffusers import AutoencoderKL
+
+from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.diffusion import create_scheduler, train_unet
-from sacd.prior.prior import Prior, load_autoencoder
+from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
@@ -50,7 +53,12 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
         device(),
         progress("prior"),
     )
-    prior = Prior(unet, load_autoencoder(AUTOENCODER), create_scheduler(chosen.noise_shift), prompt)
+    prior = Prior(
+        unet,
+        load_diffusers(AutoencoderKL, AUTOENCODER),
+        create_scheduler(chosen.noise_shift),
+        prompt,
+    )
     return prior, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
 
 

@@ -7,7 +7,8 @@ import torch
 from diffusers import UNet2DModel
 
 from sacd.files import atomic
-from sacd.metrics.finder import load_finder, mask_iou, mask_logits, train_finder
+from sacd.metrics.finder import mask_iou, mask_logits, train_finder
+from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.shards import INDEX
 from stages.artefacts import image_folder, probe_folder
@@ -26,7 +27,7 @@ def main() -> None:
         finder, training = _train(chosen, settings.seed, name)
     else:
         source = Path(chosen.source).expanduser()
-        finder, training = load_finder(source), read_record(source)["training"]
+        finder, training = load_diffusers(UNet2DModel, source), read_record(source)["training"]
     folder = probe_folder(name)
     with atomic(folder) as temporary:
         finder.half().save_pretrained(temporary)

@@ -201,10 +201,19 @@ class TestUnknownModels:
         with pytest.raises(SacdError, match="d2_in2k"):
             create_network(replace(tagged, model="convnext_atto.d2_in2k"))
 
-    def test_options_that_do_not_fit_are_named(self):
-        config = replace(config_of("resnet18"), options={"num_clases": 3})
-        with pytest.raises(SacdError, match=r"'resnet18' cannot be made with .*num_clases"):
+    @pytest.mark.parametrize("options", [{"num_clases": 3}, {"output_stride": 5}])
+    def test_options_that_do_not_fit_are_named(self, options: dict[str, int]):
+        config = replace(config_of("resnet18"), options=options)
+        (name,) = options
+        with pytest.raises(SacdError, match=rf"'resnet18' cannot be made with .*{name}"):
             create_network(config)
+
+    def test_weights_too_large_for_half_precision_are_refused(self, tmp_path: Path, tiny_backbone):
+        backbone = tiny_backbone()
+        backbone.network.bn1.running_var[0] = 1e6
+        with pytest.raises(SacdError, match=r"not finite in half precision: bn1\.running_var"):
+            save_backbone(tmp_path / "tiny", backbone.config, backbone.network)
+        assert not (tmp_path / "tiny").exists()
 
     def test_weights_that_cannot_be_had_name_the_way_out(self, monkeypatch, tmp_path: Path):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)

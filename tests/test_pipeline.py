@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import Checkout
+from diffusers import AutoencoderKL, UNet2DModel
 from safetensors.torch import load_file
 
 from sacd.adapters.controlnet import load_adapter
@@ -18,8 +19,9 @@ from sacd.backbones.backbone import Backbone
 from sacd.files import read_json
 from sacd.images import shapes
 from sacd.images.manifest import REQUIRED, read_manifest, unpack_masks
+from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import Prior, load_autoencoder
+from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards
 
@@ -142,7 +144,7 @@ class TestModels:
 
     def test_prior_holds_the_autoencoder(self, folder: Path):
         prior = Prior.from_pretrained(folder / "models/prior")
-        alone = load_autoencoder(folder / "models/autoencoder")
+        alone = load_diffusers(AutoencoderKL, folder / "models/autoencoder")
         weights = prior.vae.state_dict()
         assert all(torch.equal(weights[name], w) for name, w in alone.state_dict().items())
         record = read_json(folder / "models/prior/record.json")
@@ -150,9 +152,9 @@ class TestModels:
         assert prior.unet.config.sample_size == 8  # an 8x8 grid: what three levels make of 32 px
 
     def test_probe_finds_as_well_as_its_record_says(self, folder: Path, params: dict):
-        from sacd.metrics.finder import load_finder, mask_iou, mask_logits
+        from sacd.metrics.finder import mask_iou, mask_logits
 
-        finder = load_finder(folder / "models/probes/finder")
+        finder = load_diffusers(UNet2DModel, folder / "models/probes/finder")
         images = Shards(folder / "data/images/val").read_all("images")
         table = read_manifest(folder / "data/manifest.parquet", "val")
         masks = torch.from_numpy(unpack_masks(table["mask"], params["images"]["size"]))
@@ -171,7 +173,7 @@ class TestCaches:
         latents = shards.read_all("latents")
         assert latents.dtype == torch.float16
         assert latents.shape == (len(ids[split]), 4, 8, 8)
-        vae = load_autoencoder(folder / "models/autoencoder")
+        vae = load_diffusers(AutoencoderKL, folder / "models/autoencoder")
         assert shards.info["scaling_factor"] == vae.config.scaling_factor
         images = Shards(folder / "data/images" / split).read_all("images")
         torch.testing.assert_close(latents, encode_images(vae, images, CPU), **CLOSE)
@@ -183,7 +185,7 @@ class TestCaches:
         assert shards.ids == ids["test"]
         images = shards.read_all("images")
         assert images.dtype == torch.uint8
-        vae = load_autoencoder(folder / "models/autoencoder")
+        vae = load_diffusers(AutoencoderKL, folder / "models/autoencoder")
         again = decode_latents(vae, Shards(folder / "latents/test").read_all("latents"), CPU)
         assert int((images.int() - again.int()).abs().max()) <= 1
 
@@ -296,6 +298,7 @@ class TestSamples:
             params["seed"],
             chosen["steps"],
             chosen["guidance"],
+            chosen["guided_below"],
         )[0]
         stored = Shards(folder / "samples/tiny_a" / method).read("images", [row])[0, sample]
         difference = (drawn.int() - stored.int()).abs()

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import DDPMScheduler
+from diffusers import AutoencoderKL, DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.errors import SacdError
+from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
-from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
+from sacd.prior.autoencoder import (
+    FeatureLoss,
+    create_autoencoder,
+    refine_decoder,
+    train_autoencoder,
+)
 from sacd.prior.diffusion import create_scheduler, noised, train_unet
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import (
@@ -20,7 +26,6 @@ from sacd.prior.prior import (
     Prior,
     decode,
     encode,
-    load_autoencoder,
     save_autoencoder,
     to_uint8,
 )
@@ -141,7 +146,7 @@ class TestStorage:
     ):
         tiny_prior().save(tmp_path / "prior")
         (tmp_path / "prior" / missing).rename(tmp_path / "gone")
-        with pytest.raises(SacdError, match=r"prior(/vae)?: not an? \w+ in the diffusers layout"):
+        with pytest.raises(SacdError, match=r"prior(/unet|/vae)?: not? (a prior in|\w+ of) "):
             Prior.from_pretrained(tmp_path / "prior")
 
     def test_a_null_prompt_under_another_name_is_refused(
@@ -156,21 +161,48 @@ class TestStorage:
         tiny_prior().save(tmp_path / "prior")
         path = tmp_path / "prior/unet/diffusion_pytorch_model.safetensors"
         path.write_bytes(path.read_bytes()[:-100])
+        with pytest.raises(SacdError, match="unet: not a UNet2DConditionModel of diffusers"):
+            Prior.from_pretrained(tmp_path / "prior")
+
+    def test_a_truncated_null_prompt_is_refused(self, tmp_path: Path, tiny_prior: Callable):
+        tiny_prior().save(tmp_path / "prior")
+        path = tmp_path / "prior" / NULL_PROMPT
+        path.write_bytes(path.read_bytes()[:-10])
         with pytest.raises(SacdError, match="prior: not a prior in the diffusers layout"):
+            Prior.from_pretrained(tmp_path / "prior")
+
+    def test_weights_that_lack_a_layer_are_refused(self, tmp_path: Path, tiny_prior: Callable):
+        tiny_prior().save(tmp_path / "prior")
+        path = tmp_path / "prior/vae/diffusion_pytorch_model.safetensors"
+        kept = {k: v for k, v in load_file(path).items() if not k.startswith("decoder.conv_out")}
+        save_file(kept, path)
+        with pytest.raises(SacdError, match=r"vae: weights .* missing \['decoder\.conv_out\.bias'"):
             Prior.from_pretrained(tmp_path / "prior")
 
     def test_an_autoencoder_comes_back(self, tmp_path: Path, tiny_prior: Callable):
         vae = tiny_prior().vae
         vae.register_to_config(scaling_factor=0.5)
         save_autoencoder(vae, tmp_path / "vae")
-        again = load_autoencoder(tmp_path / "vae")
+        again = load_diffusers(AutoencoderKL, tmp_path / "vae")
         assert again.config.scaling_factor == 0.5
         images = 2 * random_images(1).float() / 255 - 1
         assert torch.equal(
             again.encode(images).latent_dist.mean, vae.encode(images).latent_dist.mean
         )
-        with pytest.raises(SacdError, match="absent: not an autoencoder in the diffusers layout"):
-            load_autoencoder(tmp_path / "absent")
+        with pytest.raises(SacdError, match="absent: no AutoencoderKL of diffusers"):
+            load_diffusers(AutoencoderKL, tmp_path / "absent")
+
+
+class TestOptions:
+    OPTIONS = {"latent_channels": 4, "block_out_channels": [8, 8], "norm_num_groups": 4}  # noqa: RUF012
+
+    def test_an_unknown_one_names_the_nearest(self):
+        with pytest.raises(SacdError, match=r"'layer_per_block'\. Did you mean 'layers_per_block'"):
+            create_autoencoder({**self.OPTIONS, "layer_per_block": 1}, 32)
+
+    def test_one_that_cannot_be_is_named(self):
+        with pytest.raises(SacdError, match=r"AutoencoderKL cannot be made with .*norm_num_groups"):
+            create_autoencoder({**self.OPTIONS, "norm_num_groups": 3}, 32)
 
 
 class TestLatents:

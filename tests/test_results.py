@@ -11,12 +11,13 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, Checkout
+from diffusers import AutoencoderKL
 from PIL import Image
 
 from sacd.backbones.backbone import Backbone
 from sacd.files import read_json
+from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import load_autoencoder
 from sacd.shards import Shards
 
 CPU = torch.device("cpu")
@@ -194,7 +195,7 @@ class TestShipping:
 
     def test_the_page_says_what_the_round_trip_keeps(self, shipped: Path, folder: Path):
         images = Shards(folder / "data/images/val").read_all("images")
-        vae = load_autoencoder(folder / "models/autoencoder")
+        vae = load_diffusers(AutoencoderKL, folder / "models/autoencoder")
         trip = decode_latents(vae, encode_images(vae, images, CPU), CPU)
         backbone = Backbone.from_pretrained(folder / "models/backbones/tiny_a")
         (seen, answers), (again, later) = (backbone(x.float() / 255) for x in (images, trip))

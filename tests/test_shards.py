@@ -169,7 +169,7 @@ class TestRefusals:
             Shards(folder)
 
     def test_repeated_ids(self, tmp_path: Path):
-        with pytest.raises(SacdError, match=r"numbers: the ids of its rows are not unique"):
+        with pytest.raises(SacdError, match=r"work: the ids of its rows are not unique"):
             write(tmp_path / "numbers", ids=[*IDS[:9], IDS[0]])
         assert not (tmp_path / "numbers").exists()
 

@@ -43,7 +43,7 @@ def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Modul
         raise unknown_name("timm model", config.model, near or timm.list_models())
     try:
         return timm.create_model(config.model, pretrained=pretrained, **config.options)
-    except (TypeError, RuntimeError, ValueError) as error:
+    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise SacdError(
             f"timm model '{config.model}' cannot be made with {config.options}: {error}"
         ) from error
@@ -160,6 +160,9 @@ def save_backbone(folder: Path, config: BackboneConfig, network: nn.Module) -> N
         name: (value.half() if value.is_floating_point() else value).contiguous()
         for name, value in network.state_dict().items()
     }
+    overflowing = [name for name, value in halved.items() if not bool(value.isfinite().all())]
+    if overflowing:
+        raise SacdError(f"{folder}: not finite in half precision: {', '.join(overflowing[:3])}.")
     with atomic(folder) as temporary:
         temporary.mkdir()
         save_file(halved, temporary / "model.safetensors")

@@ -12,7 +12,6 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from sacd.backbones.training import FLIPS, augment
-from sacd.errors import SacdError
 from sacd.optimization import Progress, Recipe, Trained, conv_format, train
 
 
@@ -60,17 +59,6 @@ def train_finder(
     trained = train(dict(finder.named_parameters()), loss, recipe, work, progress)
     finder.load_state_dict(trained.weights)
     return finder.eval().requires_grad_(False), trained
-
-
-def load_finder(folder: Path) -> UNet2DModel:
-    """Load a finder; raises `SacdError`."""
-    try:
-        finder = UNet2DModel.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        ).float()
-    except (OSError, ValueError) as error:
-        raise SacdError(f"{folder}: not a finder made by the rule make_probe: {error}") from error
-    return finder.eval().requires_grad_(False)
 
 
 def mask_iou(found: Tensor, truth: Tensor) -> Tensor:

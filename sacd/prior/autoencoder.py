@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sacd.backbones.backbone import Backbone
 from sacd.backbones.training import FLIPS, augment
 from sacd.errors import unknown_name
+from sacd.networks import create_diffusers
 from sacd.optimization import Progress, Recipe, Trained, conv_format, evenly_spaced, train
 
 KL_WEIGHT = 1e-6
@@ -53,14 +54,15 @@ class FeatureLoss(nn.Module):
 
 def create_autoencoder(options: dict[str, Any], image_size: int) -> AutoencoderKL:
     """A diffusers AutoencoderKL; `options` are its constructor's (channels, widths, depths)."""
-    widths = options["block_out_channels"]
-    return AutoencoderKL(
+    levels = len(options["block_out_channels"])
+    return create_diffusers(
+        AutoencoderKL,
+        options,
         in_channels=3,
         out_channels=3,
         sample_size=image_size,
-        down_block_types=["DownEncoderBlock2D"] * len(widths),
-        up_block_types=["UpDecoderBlock2D"] * len(widths),
-        **options,
+        down_block_types=["DownEncoderBlock2D"] * levels,
+        up_block_types=["UpDecoderBlock2D"] * levels,
     )
 
 

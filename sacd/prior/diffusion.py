@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
 
+from sacd.networks import create_diffusers
 from sacd.optimization import Progress, Recipe, Trained, conv_format, train
 
 PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
@@ -36,12 +37,13 @@ def create_scheduler(shift: float) -> DDPMScheduler:
 
 def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2DConditionModel:
     """A diffusers UNet2DConditionModel for latents (c, H, W); `options` are its constructor's."""
-    return UNet2DConditionModel(
+    return create_diffusers(
+        UNet2DConditionModel,
+        options,
         sample_size=latent_shape[-1],
         in_channels=latent_shape[0],
         out_channels=latent_shape[0],
         cross_attention_dim=PROMPT_WIDTH,
-        **options,
     )
 
 

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
+from sacd.networks import load_diffusers
 from sacd.optimization import conv_format
 
 NULL_PROMPT = "null_prompt.safetensors"
@@ -35,25 +37,17 @@ class Prior:
     def from_pretrained(cls, folder: Path) -> "Prior":
         """Load `unet/`, `vae/`, `scheduler/` and the null prompt; raises `SacdError`."""
         try:
-            prior = cls(
-                UNet2DConditionModel.from_pretrained(
-                    folder,
-                    subfolder="unet",
-                    use_safetensors=True,
-                    local_files_only=True,
-                    low_cpu_mem_usage=False,
-                ).float(),
-                load_autoencoder(folder / "vae"),
+            return cls(
+                load_diffusers(UNet2DConditionModel, folder / "unet"),
+                load_diffusers(AutoencoderKL, folder / "vae"),
                 DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
                 load_file(folder / NULL_PROMPT)["embedding"].float(),
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise SacdError(
                 f"{folder}: not a prior in the diffusers layout (unet/, vae/, scheduler/, "
                 f"{NULL_PROMPT}): {error}"
             ) from error
-        prior.unet.eval().requires_grad_(False)
-        return prior
 
     def save(self, folder: Path) -> None:
         """Write the folder that `from_pretrained` reads, weights in fp16."""
@@ -74,17 +68,6 @@ class Prior:
     def prompts(self, count: int) -> Tensor:
         """The null prompt, repeated: (count, tokens, width)."""
         return self.null_prompt.expand(count, -1, -1)
-
-
-def load_autoencoder(folder: Path) -> AutoencoderKL:
-    """Load a frozen autoencoder in fp32; raises `SacdError`."""
-    try:
-        vae = AutoencoderKL.from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False
-        ).float()
-    except (OSError, ValueError) as error:
-        raise SacdError(f"{folder}: not an autoencoder in the diffusers layout: {error}") from error
-    return vae.eval().requires_grad_(False)
 
 
 def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
