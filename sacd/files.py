@@ -22,6 +22,7 @@ def atomic(path: Path) -> Iterator[Path]:
     temporary is removed and whatever was at `path` stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -29,12 +30,14 @@ def atomic(path: Path) -> Iterator[Path]:
             if file.is_file():
                 file.chmod(0o644)  # safetensors makes files that only their owner can read
         if temporary.is_dir() and path.exists():
-            shutil.rmtree(path)
+            # Moved away as a whole and then deleted: a kill leaves no half of it at `path`.
+            os.replace(path, replaced)
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise SacdError(f"{path}: could not be written ({reason}).") from error
     finally:
+        shutil.rmtree(replaced, ignore_errors=True)
         if temporary.is_dir():
             shutil.rmtree(temporary)
         elif temporary.exists():

@@ -4,6 +4,7 @@ All randomness of step i comes from a generator seeded by (seed, i), so a run th
 started again ends with the same weights as one that was not.
 """
 
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,12 +15,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sacd.errors import SacdError
-from sacd.files import atomic, read_json, write_json
+from sacd.files import atomic
+
+CHECKPOINT = "checkpoint.safetensors"
 
 Progress = Callable[[Iterator[int], int], Iterator[int]]
 
@@ -190,10 +194,9 @@ def _save_checkpoint(
         tensors[f"averaged.{name}"] = averaged[name].contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.contiguous()
-    with atomic(work / "checkpoint") as folder:
-        folder.mkdir()
-        save_file(tensors, folder / "state.safetensors")
-        write_json(folder / "progress.json", {"step": step, "history": history, "seconds": seconds})
+    progress = json.dumps({"step": step, "history": history, "seconds": seconds})
+    with atomic(work / CHECKPOINT) as temporary:
+        save_file(tensors, temporary, metadata={"progress": progress})
 
 
 @torch.no_grad()
@@ -203,10 +206,12 @@ def _load_checkpoint(
     averaged: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> tuple[int, list[dict[str, float]], float]:
-    folder = work / "checkpoint"
-    if not folder.exists():
+    path = work / CHECKPOINT
+    if not path.exists():
         return 0, [], 0.0
-    tensors = load_file(folder / "state.safetensors")
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
+        progress = json.loads(file.metadata()["progress"])
     for name, parameter in parameters.items():
         parameter.copy_(tensors[f"weights.{name}"])
         averaged[name].copy_(tensors[f"averaged.{name}"])
@@ -214,5 +219,4 @@ def _load_checkpoint(
             key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
             for key in ("step", "exp_avg", "exp_avg_sq")
         }
-    progress = read_json(folder / "progress.json")
     return progress["step"], progress["history"], progress["seconds"]

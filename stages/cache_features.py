@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 from sacd.features.cache import extract, measure_statistics
-from sacd.shards import INDEX, Shards, write_shards
+from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 from stages.artefacts import SPLITS, backbone_folder, feature_folder, image_folder
 from stages.common import Clock, content, device, progress, run, work_folder
 
@@ -24,12 +24,17 @@ def main() -> None:
     folder = backbone_folder(name)
     backbone = Backbone.from_pretrained(folder).to(device())
     identity = [content(folder / file) for file in ("config.json", "model.safetensors")]
-    for split in SPLITS:
-        _extract(name, split, backbone, identity)
-    clock.finish(Path("features") / name / "record.json", {"backbone": identity})
+    filled = {split: _extract(name, split, backbone, identity) for split in SPLITS}
+    for split, work in filled.items():
+        publish_shards(work, feature_folder(name, split))
+    clock.finish(
+        Path("features") / name / "record.json",
+        {"backbone": vars(backbone.config), "files": identity},
+    )
 
 
-def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> None:
+def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> Path:
+    """Features of a split, in the work folder that is returned."""
     images = Shards(image_folder(split))
 
     def block(start: int, stop: int) -> dict[str, Tensor]:
@@ -39,15 +44,10 @@ def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> 
         statistics = measure_statistics(shard["features"] for shard in shards)
         return {"layer": backbone.config.layer, "statistics": vars(statistics)}
 
-    write_shards(
-        feature_folder(name, split),
-        work_folder("cache_features", split, content(images.folder / INDEX), *identity),
-        images.ids,
-        ROWS_PER_SHARD,
-        block,
-        info,
-        progress(f"features {name} {split}"),
-    )
+    work = work_folder("cache_features", split, content(images.folder / INDEX), *identity)
+    bar = progress(f"features {name} {split}")
+    fill_shards(work, images.ids, ROWS_PER_SHARD, block, info, bar)
+    return work
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from sacd.files import atomic
 from sacd.images import shapes
 from sacd.images.collection import Collection, Entry, Unusable, load_square
 from sacd.images.manifest import pack_mask, write_manifest
-from sacd.shards import write_shards
+from sacd.shards import fill_shards, publish_shards
 from stages.artefacts import MANIFEST, SKIPPED, SPLITS, image_folder
 from stages.common import Clock, progress, run, work_folder
 from stages.settings import Images, load_settings
@@ -37,31 +37,29 @@ def main() -> None:
         table, skipped, pixels = _collected(settings.images, settings.seed)
 
     sections = {"seed": settings.seed, "images": settings.images.model_dump()}
-    for split in SPLITS:
-        rows = table[table.split == split].reset_index(drop=True)
-        _write_pixels(split, rows, pixels, settings.images.size, sections)
+    size = settings.images.size
+    filled = {s: _fill(s, table[table.split == s], pixels, size, sections) for s in SPLITS}
+    for split, work in filled.items():
+        publish_shards(work, image_folder(split))
     with atomic(SKIPPED) as temporary:
         pd.DataFrame(skipped, columns=["path", "reason"]).to_csv(temporary, index=False)
     write_manifest(MANIFEST, table)
     clock.finish(Path("data/record.json"), sections, skipped=len(skipped))
 
 
-def _write_pixels(
+def _fill(
     split: str, rows: pd.DataFrame, pixels: Pixels, size: int, sections: dict[str, Any]
-) -> None:
+) -> Path:
+    """Pixels of a split, in the work folder that is returned."""
+
     def block(start: int, stop: int) -> dict[str, torch.Tensor]:
         images = np.stack([pixels(row) for row in rows.iloc[start:stop].itertuples()])
         return {"images": torch.from_numpy(images).permute(0, 3, 1, 2)}
 
-    write_shards(
-        image_folder(split),
-        work_folder("prepare_images", split, sections, rows.sha256.tolist()),
-        rows.image_id.tolist(),
-        ROWS_PER_SHARD,
-        block,
-        {"size": size},
-        progress(f"images {split}"),
-    )
+    work = work_folder("prepare_images", split, sections, rows.sha256.tolist())
+    ids = rows.image_id.tolist()
+    fill_shards(work, ids, ROWS_PER_SHARD, block, {"size": size}, progress(f"images {split}"))
+    return work
 
 
 def _generated(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str, str]], Pixels]:
@@ -126,7 +124,7 @@ def _collected(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
             if len(usable) < wanted[split]:
                 raise SacdError(
                     f"{images.source}: class '{name}' has {len(usable)} usable {split} images, "
-                    f"images.per_class.{split} asks for {wanted[split]}."
+                    f"images.per_class.{split} asks for {wanted[split]}.{_first(skipped)}"
                 )
             for row in usable:
                 row |= {"split": split, "label": names.index(name), "class_name": name}
@@ -135,13 +133,22 @@ def _collected(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
     if share > images.max_skipped:
         raise SacdError(
             f"{images.source}: {len(skipped)} images ({share:.1%}) are unusable, more than "
-            f"images.max_skipped ({images.max_skipped:.1%}); first: {': '.join(skipped[0])}"
+            f"images.max_skipped ({images.max_skipped:.1%}).{_first(skipped)}"
         )
 
     def pixels(row: Any) -> np.ndarray:
-        return load_square(collection.read(row.source), images.size)[0]
+        try:
+            return load_square(collection.read(row.source), images.size)[0]
+        except Unusable as reason:
+            raise SacdError(f"{images.source}: {row.source} changed meanwhile: {reason}.") from None
 
     return pd.DataFrame(rows), skipped, pixels
+
+
+def _first(skipped: list[tuple[str, str]], count: int = 10) -> str:
+    """The first skipped files with their reasons, a line each, for an error message."""
+    lines = [f"  {path}: {reason}" for path, reason in skipped[:count]]
+    return "\n".join([f" The first of {len(skipped)} skipped:", *lines]) if lines else ""
 
 
 def _usable(

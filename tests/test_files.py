@@ -1,6 +1,7 @@
 """What is on disk is complete or absent."""
 
 import json
+import os
 import stat
 from pathlib import Path
 
@@ -53,6 +54,29 @@ class TestAtomic:
             temporary.mkdir()
             (temporary / "fresh").write_text("new")
         assert names(path) == ["fresh"]
+        assert names(tmp_path) == ["folder"]
+
+    def test_a_kill_while_a_folder_is_replaced_leaves_no_half_of_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / "old").write_text("old")
+        renamed = []
+        rename = os.replace
+
+        def watched(source: Path, target: Path) -> None:
+            renamed.append(sorted(Path(source).iterdir()))
+            rename(source, target)
+            # Between and after the two renames there is the whole of one, or nothing.
+            assert not path.exists() or len(names(path)) == 1
+
+        monkeypatch.setattr(os, "replace", watched)
+        with atomic(path) as temporary:
+            temporary.mkdir()
+            (temporary / "new").write_text("new")
+        assert [[file.name for file in files] for files in renamed] == [["old"], ["new"]]
+        assert names(path) == ["new"]
         assert names(tmp_path) == ["folder"]
 
     def test_files_are_readable_by_others(self, tmp_path: Path):

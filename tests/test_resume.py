@@ -1,7 +1,9 @@
 """Work that was cut off goes on where it stopped, and nothing shows in the result."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Checkout, environment
+from safetensors import safe_open
 
-from sacd.files import read_json
+from sacd.optimization import CHECKPOINT
 from sacd.shards import Shards
 
 # What runs in place of `python -m stages.NAME`: the same, but it kills itself (a real SIGKILL, at
@@ -34,6 +37,21 @@ torch.optim.AdamW.step = killing
 sys.argv = ["train_adapter", "--backbone", "tiny_a", "--adapter", "spatial"]
 import stages.train_adapter
 stages.train_adapter.main()
+"""
+EXTRACT_UNTIL = """\
+import itertools, os, signal, sys
+import stages.cache_features
+
+extract, count, last = stages.cache_features.extract, itertools.count(1), int(sys.argv.pop())
+
+def killing(*arguments):
+    if next(count) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return extract(*arguments)
+
+stages.cache_features.extract = killing
+sys.argv = ["cache_features", "--backbone", "tiny_a"]
+stages.cache_features.main()
 """
 DRAW_TWO_AT_A_TIME = """\
 import itertools, os, signal, sys
@@ -73,8 +91,9 @@ def test_a_killed_training_ends_with_the_same_weights(finished: Checkout, mine: 
     killed = python(mine, TRAIN_UNTIL_STEP_28)
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert not folder.exists()  # nothing that could pass for a result
-    (checkpoint,) = (mine.experiment / ".work").glob("train_adapter-*/checkpoint")
-    progress = read_json(checkpoint / "progress.json")
+    (checkpoint,) = (mine.experiment / ".work").glob(f"train_adapter-*/{CHECKPOINT}")
+    with safe_open(checkpoint, framework="pt") as file:
+        progress = json.loads(file.metadata()["progress"])
     assert progress["step"] == 25
     assert [entry["step"] for entry in progress["history"]] == [25.0]
 
@@ -115,6 +134,24 @@ def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkou
     assert (drawn.read_all("images") == stored.read_all("images")).all()
     assert (drawn.read_all("sample_index") == stored.read_all("sample_index")).all()
     assert not list((mine.experiment / ".work").glob("draw_samples-*"))
+
+
+def test_a_stage_of_several_splits_keeps_finished_ones(finished: Checkout, mine: Checkout):
+    folder = mine.experiment / "features/tiny_a"
+    shutil.rmtree(folder)
+    killed = python(mine, EXTRACT_UNTIL, "3")  # train and val are a shard each
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert not folder.exists()
+    shards = sorted((mine.experiment / ".work").glob("cache_features-*/shard-*"))
+    assert len(shards) == 2
+    before = {identity(path) for path in shards}
+
+    done = python(mine, EXTRACT_UNTIL, "2")  # one is left to be made
+    assert done.returncode == 0, done.stdout
+    assert before < {identity(path) for path in folder.rglob("shard-*")}
+    for path in (finished.experiment / "features/tiny_a").rglob("*.safetensors"):
+        twin = folder / path.relative_to(finished.experiment / "features/tiny_a")
+        assert path.read_bytes() == twin.read_bytes(), path
 
 
 def identity(path: Path) -> tuple[int, int]:
