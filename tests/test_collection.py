@@ -118,6 +118,37 @@ class TestSources:
         with pytest.raises(SacdError, match=rf"images\.source: .*photos\.{kind}: "):
             Collection(archive)
 
+    @pytest.mark.parametrize("damage", ["header", "cut between files"])
+    def test_a_tar_that_ends_in_the_middle_is_named(self, with_splits: Path, damage: str):
+        archive = packed(with_splits, "tar")
+        with tarfile.open(archive) as file:
+            start = file.getmembers()[30].offset
+        content = bytearray(archive.read_bytes())
+        content[start + 148 : start + 156] = b"damaged!"  # the header's checksum
+        archive.write_bytes(content if damage == "header" else content[:start])
+        with pytest.raises(SacdError, match=r"photos\.tar: damaged or cut off after 30 files"):
+            Collection(archive)
+
+    def test_a_zip_with_a_broken_directory_is_named(self, with_splits: Path):
+        archive = packed(with_splits, "zip")
+        content = archive.read_bytes()
+        archive.write_bytes(content.replace(b"PK\x01\x02", b"PK\x01\x00"))
+        with pytest.raises(SacdError, match=r"photos\.zip: not a folder, tar or zip"):
+            Collection(archive)
+
+    def test_encrypted_files_are_unusable(self, with_splits: Path):
+        archive = packed(with_splits, "zip")
+        content = bytearray(archive.read_bytes())
+        for mark, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # the flags' place
+            start = content.find(mark)
+            while start >= 0:
+                content[start + place] |= 1
+                start = content.find(mark, start + 4)
+        archive.write_bytes(content)
+        collection = Collection(archive)
+        with pytest.raises(Unusable, match=r"unreadable: .*encrypted"):
+            collection.read(collection.entries[0].path)
+
     def test_a_folder_without_images_tells_the_layout(self, tmp_path: Path):
         (tmp_path / "photos/cat").mkdir(parents=True)
         (tmp_path / "photos/cat/notes.txt").write_text("no image")
@@ -143,6 +174,13 @@ class TestChoice:
             for name, pool in pools.items():
                 assert len(pool) > COUNTS[split], (split, name)  # some in reserve
                 assert {entry.class_name for entry in pool} == {name}
+
+    def test_no_image_is_in_reserve_while_train_lacks_it(self, tmp_path: Path):
+        collection = Collection(fill(tmp_path / "photos", {"cat": 10}))
+        chosen = collection.choose("all", {"train": 6, "val": 2, "test": 2}, 0)
+        assert {s: len(pools["cat"]) for s, pools in chosen.items()} == {
+            "train": 6, "val": 2, "test": 2,
+        }  # fmt: skip
 
     def test_test_and_val_images_come_from_the_val_folder(self, with_splits: Path):
         splits = taken(Collection(with_splits), COUNTS)

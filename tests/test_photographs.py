@@ -106,7 +106,7 @@ class TestPhotographs:
         done = strict.snakemake("prepare_images", check=False)
         assert done.returncode == 1
         assert "error: photos.tar: 3 images (11.1%) are unusable" in done.stdout
-        assert "images.max_skipped (10.0%); first: photos/train/ball/" in done.stdout
+        assert "images.max_skipped (10.0%). The first of 3 skipped:\n  photos/train/" in done.stdout
         assert "Traceback" not in done.stdout
         assert "Error in rule prepare_images" in done.stdout
         assert "MissingOutputException" not in done.stdout  # it is the stage that failed

@@ -4,6 +4,7 @@ The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/
 number of outer folders.
 """
 
+import lzma
 import os
 import tarfile
 import zipfile
@@ -21,6 +22,10 @@ from sacd.errors import SacdError, unknown_name
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SMALLEST = 32  # pixels; below that a photograph shows nothing at any size we use
+BROKEN = (
+    OSError, EOFError, RuntimeError,  # zipfile's for encrypted files
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
+)  # fmt: skip
 
 
 class Unusable(Exception):
@@ -55,7 +60,7 @@ class Collection:
         """The bytes of an image file; raises `Unusable` with the reason."""
         try:
             return self._read(path)
-        except (OSError, zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        except BROKEN as error:
             reason = getattr(error, "strerror", None) or error
             raise Unusable(f"unreadable: {reason}") from error
 
@@ -81,8 +86,12 @@ class Collection:
         for name in self._class_names(classes):
             evaluated = pools.get(("val" if has_folders else "", name), [])
             trained = pools.get(("train", name), []) if has_folders else evaluated
-            # A tenth more than asked for stays in reserve for unusable files.
-            test, val = (per_class[s] + max(2, per_class[s] // 10) for s in ("test", "val"))
+            # A tenth more than asked for stays in reserve for unusable files, if there is more.
+            wanted = sum(per_class[s] for s in ("test", "val", *([] if has_folders else ["train"])))
+            spare = max(0, len(evaluated) - wanted) // 2
+            test, val = (
+                per_class[s] + min(spare, max(2, per_class[s] // 10)) for s in ("test", "val")
+            )
             rest = evaluated[test:]
             chosen["test"][name] = evaluated[:test]
             chosen["val"][name] = rest[::-1][:val]
@@ -136,14 +145,20 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         return _files_below(source), lambda name: (source / name).read_bytes()
     if not source.exists():
         raise SacdError(f"images.source: {source}: no such folder or archive.")
-    if zipfile.is_zipfile(source):
-        pack = zipfile.ZipFile(source)
-        return pack.namelist(), pack.read
     try:
+        if zipfile.is_zipfile(source):
+            pack = zipfile.ZipFile(source)
+            return pack.namelist(), pack.read
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
         members = {member.name: member for member in archive if member.isfile()}
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        whole = _ends_as_it_should(archive)
+    except BROKEN as error:
         raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
+    if not whole:
+        raise SacdError(
+            f"images.source: {source}: damaged or cut off after {len(members)} files; "
+            f"get or pack it again."
+        )
 
     def read(name: str) -> bytes:
         file = archive.extractfile(members[name])
@@ -151,6 +166,13 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         return file.read()
 
     return list(members), read
+
+
+def _ends_as_it_should(archive: tarfile.TarFile) -> bool:
+    """Whether the zeros that close a tar follow its last member: tarfile stops at damage too."""
+    assert archive.fileobj is not None  # open for reading
+    archive.fileobj.seek(archive.offset)
+    return archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def _files_below(source: Path) -> list[str]:
