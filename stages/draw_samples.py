@@ -42,7 +42,9 @@ def main() -> None:
         if method.features == "true":
             maps = features.read("features", range(start, stop))
             condition = maps.repeat_interleave(method.samples, 0)
-        images = inverter.sample(condition, keys, settings.seed, method.steps, method.guidance)
+        images = inverter.sample(
+            condition, keys, settings.seed, method.steps, method.guidance, method.guided_below
+        )
         return {
             "images": images.unflatten(0, (-1, method.samples)),
             "sample_index": torch.arange(method.samples).repeat(stop - start, 1),

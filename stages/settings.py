@@ -139,11 +139,15 @@ class AdapterSettings(Section):
 
 
 class MethodSettings(Section):
-    """A way to draw samples: `features` true ones, or null (what the prior does by itself)."""
+    """A way to draw samples: `features` true ones, or null (what the prior does by itself).
+
+    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`.
+    """
 
     adapter: Name
     features: Literal["true", "null"]
     guidance: Annotated[float, Field(ge=0)]
+    guided_below: Share
     steps: Positive
     samples: Positive
 
@@ -180,8 +184,17 @@ class Settings(Section):
     compare: Compare
 
     @model_validator(mode="after")
-    def names_exist(self) -> "Settings":
-        """Every name points to something defined, and training has its recipe."""
+    def fits_together(self) -> "Settings":
+        """What no section can check by itself."""
+        self._require_names()
+        self._require_comparison()
+        self._require_images()
+        self._require_networks()
+        self._require_recipes()
+        return self
+
+    def _require_names(self) -> None:
+        """Every name points to something defined, and none stands twice."""
         compare = self.compare
         uses: list[tuple[str, str, list[str], Collection[str]]] = [
             ("compare.backbones", "backbone", compare.backbones, self.backbones),
@@ -202,6 +215,14 @@ class Settings(Section):
             for name in names:
                 if name not in known:
                     raise unknown_name(kind, name, known, where)
+                if names.count(name) > 1:
+                    raise SacdError(f"{where}: '{name}' stands twice.")
+        taken = {*self.methods} & {*REFERENCES, REFERENCE_SCORES}
+        if taken:
+            raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
+
+    def _require_comparison(self) -> None:
+        compare = self.compare
         if set(compare.networks) != {*compare.backbones, compare.judge}:
             raise SacdError("compare.networks: must be compare.backbones and compare.judge.")
         if compare.judge in compare.backbones:
@@ -211,14 +232,25 @@ class Settings(Section):
             )
         if compare.probes and self.images.source != "shapes":
             raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
+
+    def _require_images(self) -> None:
         if self.images.per_class.train < self.images.per_class.test:
             raise SacdError("images.per_class: train must not be less than test.")
-        taken = {*self.methods} & {*REFERENCES, REFERENCE_SCORES}
-        if taken:
-            raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
         classes = self.images.classes
         if isinstance(classes, list) and len(set(classes)) < len(classes):
             raise SacdError(f"images.classes: a class stands twice in {classes}.")
+        if autoencoder := self.prior.autoencoder:
+            levels = autoencoder.options.get("block_out_channels")
+            if not isinstance(levels, list) or not levels:
+                raise SacdError("prior.autoencoder.options.block_out_channels: give its widths.")
+            factor = 2 ** (len(levels) - 1)
+            if self.images.size % factor:
+                raise SacdError(
+                    f"images.size: {self.images.size} is no multiple of {factor}, by which the "
+                    f"autoencoder shrinks images (prior.autoencoder.options.block_out_channels)."
+                )
+
+    def _require_networks(self) -> None:
         for where, network in self._networks().items():
             for part, recipe in (
                 ("training", network.training),
@@ -236,8 +268,6 @@ class Settings(Section):
                     f"{where}.input_size: is trained here on images of {self.images.size} px "
                     f"(images.size), so it must be that."
                 )
-        self._require_recipes()
-        return self
 
     def _networks(self) -> dict[str, BackboneSettings]:
         """Every section that describes a network, by its path: backbones and critics."""

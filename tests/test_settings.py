@@ -178,11 +178,24 @@ class TestImpossibleCombinations:
                         "adapter": "spatial",
                         "features": "true",
                         "guidance": 1.0,
+                        "guided_below": 1.0,
                         "steps": 2,
                         "samples": 1,
                     }
                 },
                 "methods.shuffled: the name stands for a floor or ceiling",
+            ),
+            (
+                {"compare.methods": ["spatial", "spatial"]},
+                "compare.methods: 'spatial' stands twice",
+            ),
+            (
+                {"images.size": 33},
+                "images.size: 33 is no multiple of",
+            ),
+            (
+                {"prior.autoencoder.options": {"latent_channels": 4}},
+                "prior.autoencoder.options.block_out_channels: give its widths",
             ),
             (
                 {"compare.networks": ["tiny_a"]},

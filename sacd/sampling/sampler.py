@@ -9,10 +9,6 @@ from torch import Tensor
 from sacd.adapters.controlnet import ControlNetAdapter
 from sacd.prior.prior import Prior
 
-# Share of the timesteps below which guidance acts. At higher noise it pulls whatever the features
-# leave open to one mean: every object of an unknown colour became blue.
-GUIDED_BELOW = 0.65
-
 
 @torch.no_grad()
 def sample_latents(
@@ -22,13 +18,15 @@ def sample_latents(
     noise: Tensor,
     steps: int,
     guidance: float,
+    guided_below: float = 1.0,
 ) -> Tensor:
     """Draw latents (N, c, H, W), one for each row of `noise`.
 
     features: (N, C, h, w), or None for the null feature. Guidance contrasts features against the
     null feature, e = e_null + guidance (e_feature - e_null) (Ho & Salimans 2022), in one pass of
-    twice the batch, and only in the interval below `GUIDED_BELOW` (Kynkäänniemi et al. 2024); a
-    guidance of 1 needs only the features' half.
+    twice the batch; a guidance of 1 needs only the features' half. It acts below the share
+    `guided_below` of the timesteps (Kynkäänniemi et al. 2024): at higher noise it pulls whatever
+    the features leave open to one mean (every object of an unknown colour became blue).
     """
     null = adapter.null_hint(len(noise))
     hint = null if features is None else adapter.hint(features)
@@ -40,7 +38,7 @@ def sample_latents(
     if features is None or guidance == 1:
         return integrate(prior, lambda latents, time: steered(latents, time, hint), noise, steps)
     both_hints = torch.cat([null, hint])
-    limit = GUIDED_BELOW * prior.scheduler.config.num_train_timesteps
+    limit = guided_below * prior.scheduler.config.num_train_timesteps
 
     def guided(latents: Tensor, time: Tensor) -> Tensor:
         if time >= limit:
