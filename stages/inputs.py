@@ -1,5 +1,6 @@
 """Reading artefacts that several stages need, checked against the manifest."""
 
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -8,14 +9,19 @@ from sacd.shards import Shards
 from stages.artefacts import MANIFEST, image_folder
 
 
+def open_images(split: str) -> tuple[Shards, pd.DataFrame]:
+    """Images of a split and their rows of the manifest, in one order."""
+    shards, table = Shards(image_folder(split)), read_manifest(MANIFEST, split)
+    shards.require_ids(table.image_id.tolist(), str(MANIFEST))
+    return shards, table
+
+
 def load_images(split: str) -> tuple[Tensor, Tensor]:
     """Images uint8 (N, 3, H, W) and labels int64 (N,) of a split."""
-    shards = Shards(image_folder(split))
-    table = read_manifest(MANIFEST, split)
-    shards.require_ids(table.image_id.tolist(), str(MANIFEST))
+    shards, table = open_images(split)
     return shards.read_all("images"), torch.tensor(table.label.to_numpy())
 
 
 def load_masks(split: str, size: int) -> Tensor:
-    """Masks of the true objects, bool (N, size, size)."""
-    return torch.from_numpy(unpack_masks(read_manifest(MANIFEST, split)["mask"], size))
+    """Masks of the true objects, bool (N, size, size), in the order of the images."""
+    return torch.from_numpy(unpack_masks(open_images(split)[1]["mask"], size))

@@ -11,21 +11,19 @@ from sacd.figures.reconstructions import Panel, plot_reconstructions
 from sacd.figures.style import save_figure
 from sacd.figures.training import plot_training
 from sacd.files import read_json
-from sacd.images.manifest import read_manifest
 from sacd.metrics.images import pixel_spread
 from sacd.shards import Shards
 from stages.artefacts import (
     FIGURES,
-    MANIFEST,
     REFERENCE_SCORES,
     ROUND_TRIP,
     TABLES,
     adapter_folder,
-    image_folder,
     sample_folder,
     score_file,
 )
 from stages.common import Clock, run
+from stages.inputs import open_images
 from stages.settings import Settings, load_settings
 
 IMAGES_SHOWN = 3
@@ -54,9 +52,10 @@ def main() -> None:
 
 def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
     """For a few test images, a row for each backbone."""
-    test, round_trip = Shards(image_folder("test")), Shards(ROUND_TRIP)
+    (test, manifest), round_trip = open_images("test"), Shards(ROUND_TRIP)
+    round_trip.require_ids(test.ids, "the test split")
     # Spread over the classes; by a rule, so that nobody picked them.
-    by_class = np.argsort(read_manifest(MANIFEST, "test").label.to_numpy(), kind="stable")
+    by_class = np.argsort(manifest.label.to_numpy(), kind="stable")
     places = np.linspace(0, len(test) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     rows = []
     for number in by_class[places].tolist():
@@ -72,17 +71,18 @@ def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
                 ),
             ]
             for method in settings.compare.methods:
-                panels += _method_panels(backbone, method, number, test.ids[number], settings)
+                panels += _method_panels(backbone, method, number, test.ids, settings)
             rows.append((backbone, panels))
     return rows
 
 
 def _method_panels(
-    backbone: str, method: str, number: int, image_id: str, settings: Settings
+    backbone: str, method: str, number: int, ids: list[str], settings: Settings
 ) -> list[Panel]:
     """All samples and the spread map of the main method, one sample of the others."""
-    samples = Shards(sample_folder(backbone, method)).read("images", [number])
-    scores = _scores(backbone, method, image_id)
+    drawn = Shards(sample_folder(backbone, method))
+    drawn.require_ids(ids, "the test split")
+    samples, scores = drawn.read("images", [number]), _scores(backbone, method, ids[number])
     main = method == settings.compare.main_method
     shown = min(SAMPLES_SHOWN if main else 1, samples.shape[1])
     panels = [

@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sacd.images.manifest import read_manifest
 from sacd.shards import Shards
 from stages.artefacts import (
-    MANIFEST,
     REFERENCE_SCORES,
     ROUND_TRIP,
     image_folder,
@@ -24,6 +22,7 @@ from stages.artefacts import (
 )
 from stages.common import Clock, run
 from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
+from stages.inputs import open_images
 from stages.settings import Settings, load_settings
 
 Images = Callable[[int, int], Tensor]
@@ -49,13 +48,15 @@ def main() -> None:
 
 def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:
     rng = np.random.default_rng(settings.seed)
-    labels = read_manifest(MANIFEST, "test").label.to_numpy()
+    shards, manifest = open_images("test")
+    labels = manifest.label.to_numpy()
     train = Shards(image_folder("train"))
     classmates = [rng.choice(_others(labels == labels[i], i)) for i in range(len(labels))]
     drawn = rng.choice(len(train), len(test), replace=False).tolist()
     samples = Shards(sample_folder(backbone, settings.compare.main_method))
-    samples.require_ids(Shards(image_folder("test")).ids, "the test split")
+    samples.require_ids(shards.ids, "the test split")
     round_trip = Shards(ROUND_TRIP)
+    round_trip.require_ids(shards.ids, "the test split")
     # Everyone gets the samples of the next in a random order. The manifest's order would pair
     # classes that are alike.
     order = rng.permutation(len(test))

@@ -272,7 +272,7 @@ class TestPhotographs:
             "photos: 2 images (12.5%) are unusable, more than images.max_skipped (10.0%)" in message
         )
         first = self.first_choices(photos, "test", "cat")[0].name
-        assert re.search(rf"first: cat/{first}\W+unreadable", message)
+        assert re.search(rf"The first of 2 skipped:\n  cat/{first}: unreadable", message)
         assert not (folder / "data/manifest.parquet").exists()
 
     def test_a_class_with_too_few_usable_images_is_an_error(
@@ -353,7 +353,7 @@ class TestModels:
     ):
         fixture_params["prior"] = {"source": "some/prior", "autoencoder": None, "unet": None}
         in_experiment(fixture_params)
-        assert "some/prior: " in one_message(*call_stage(stage))
+        assert "some/prior" in one_message(*call_stage(stage))
 
     def test_a_probe_that_does_not_exist_is_named(
         self, in_experiment: Callable, call_stage: Callable, fixture_params, offline
@@ -361,7 +361,7 @@ class TestModels:
         fixture_params["probes"]["finder"] |= {"source": "some/finder", "training": None}
         in_experiment(fixture_params)
         message = one_message(*call_stage("make_probe", "--probe", "finder"))
-        assert message.startswith("some/finder: not a finder")
+        assert message.startswith("some/finder: no UNet2DModel of diffusers here")
 
     @pytest.mark.parametrize("stage", ["cache_latents", "make_prior"])
     def test_an_autoencoder_that_was_not_made_yet_is_named(

@@ -1,7 +1,12 @@
 """The README says what the committed results say, and its links lead somewhere."""
 
+import json
 import re
 from pathlib import Path
+
+import pytest
+
+from stages.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -11,6 +16,16 @@ def test_readme_shows_the_committed_table() -> None:
     shown = re.search(r"<!-- results/tables/main.md -->\n(.*?)<!-- end -->", README, re.S)
     assert shown is not None
     assert shown[1].strip() == (ROOT / "results/tables/main.md").read_text().strip()
+
+
+RECORD = "results/tables/record.json"
+
+
+@pytest.mark.parametrize("record", [ROOT / RECORD, *ROOT.glob(f"experiments/*/{RECORD}")])
+def test_committed_tables_belong_to_the_parameters(record: Path) -> None:
+    params = record.parents[2] / "params.yaml"
+    made_with = json.loads(record.read_text())["parameters"]
+    assert made_with == load_settings(params).model_dump()
 
 
 def test_links_and_pictures_exist() -> None:
