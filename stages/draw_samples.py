@@ -8,6 +8,7 @@ from torch import Tensor
 from sacd.adapters.controlnet import load_adapter
 from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
+from sacd.sampling.noise import noise_seed
 from sacd.shards import INDEX, Shards, write_shards
 from stages.artefacts import (
     PRIOR,
@@ -48,6 +49,9 @@ def main() -> None:
         return {
             "images": images.unflatten(0, (-1, method.samples)),
             "sample_index": torch.arange(method.samples).repeat(stop - start, 1),
+            "noise_seed": torch.tensor([noise_seed(settings.seed, *key) for key in keys]).unflatten(
+                0, (-1, method.samples)
+            ),
         }
 
     folder = sample_folder(arguments.backbone, arguments.method)

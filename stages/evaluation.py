@@ -73,6 +73,16 @@ def judge_frechet(judged: Tensor, judge: str) -> float:
     return frechet_distance(judged, reference.float().mean((2, 3)))
 
 
+def scoring_sections(settings: Settings) -> dict[str, object]:
+    """What of the parameters decides scores, apart from the samples."""
+    compare = settings.compare
+    return {
+        "seed": settings.seed,
+        "judge": {compare.judge: settings.backbones[compare.judge].model_dump()},
+        "probes": {name: settings.probes[name].model_dump() for name in compare.probes},
+    }
+
+
 def write_scores(path: Path, table: pd.DataFrame, set_scores: dict[str, dict[str, float]]) -> None:
     """Write the per-image table and, beside it, scores of whole sets by method (JSON)."""
     write_json(path.with_suffix(".sets.json"), set_scores)

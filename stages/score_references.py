@@ -21,7 +21,14 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, run
-from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
+from stages.evaluation import (
+    judge_frechet,
+    load_eyes,
+    load_truth,
+    score_images,
+    scoring_sections,
+    write_scores,
+)
 from stages.inputs import open_images
 from stages.settings import Settings, load_settings
 
@@ -43,7 +50,7 @@ def main() -> None:
         sets[name] = {"judge_frechet": judge_frechet(judged, settings.compare.judge)}
     path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
-    clock.finish(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+    clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))
 
 
 def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:

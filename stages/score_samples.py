@@ -5,7 +5,14 @@ import argparse
 from sacd.shards import Shards
 from stages.artefacts import sample_folder, score_file
 from stages.common import Clock, run
-from stages.evaluation import judge_frechet, load_eyes, load_truth, score_images, write_scores
+from stages.evaluation import (
+    judge_frechet,
+    load_eyes,
+    load_truth,
+    score_images,
+    scoring_sections,
+    write_scores,
+)
 from stages.settings import load_settings
 
 
@@ -29,7 +36,7 @@ def main() -> None:
     path = score_file(backbone, method)
     distance = judge_frechet(judged, settings.compare.judge)
     write_scores(path, table, {method: {"judge_frechet": distance}})
-    clock.finish(path.with_suffix(".record.json"), {"judge": settings.compare.judge})
+    clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))
 
 
 if __name__ == "__main__":

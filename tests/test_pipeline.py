@@ -23,6 +23,7 @@ from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
+from sacd.sampling.noise import noise_seed
 from sacd.shards import Shards
 
 CPU = torch.device("cpu")
@@ -278,6 +279,9 @@ class TestSamples:
         assert torch.equal(
             shards.read_all("sample_index"), torch.arange(repeats).repeat(len(images), 1)
         )
+        assert shards.read_all("noise_seed").tolist() == [
+            [noise_seed(params["seed"], name, k) for k in range(repeats)] for name in ids["test"]
+        ]
         assert shards.info == {"seed": params["seed"], "method": params["methods"][method]}
         flat = images.flatten(2).float()
         assert (flat.std(2) > 1).all()
