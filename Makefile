@@ -32,7 +32,7 @@ test: env ## check style, types, workflow and behaviour
 # order, but would pass off stale files as made: only what DVC finds as recorded is touched.
 pull: env ## fetch recorded results (EXPERIMENT=experiments/NAME) and mark them as made
 	cd $(EXPERIMENT) && $(RUN) dvc pull dvc.yaml
-	@mkdir -p $(EXPERIMENT)/models/probes # stays empty in an experiment without probes
+	@$(RUN) snakemake --list-rules --directory $(EXPERIMENT) > /dev/null # makes folders that stay empty
 	@cd $(EXPERIMENT) && $(RUN) dvc status dvc.yaml --quiet || { \
 	    $(RUN) dvc status dvc.yaml; \
 	    echo "$(EXPERIMENT): not what dvc.lock records (see above), so nothing was marked as made." \

@@ -29,6 +29,7 @@ rule all:
     default_target: True
     input:
         "results/report.html",
+        [f"results/sweeps/{name}.record.json" for name in COMPARE.sweeps],
 
 
 rule models:

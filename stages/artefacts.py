@@ -60,9 +60,19 @@ def adapter_folder(backbone: str, adapter: str) -> Path:
     return Path("adapters") / backbone / adapter
 
 
+def decoder_folder(backbone: str, decoder: str) -> Path:
+    """A trained feed-forward decoder."""
+    return Path("decoders") / backbone / decoder
+
+
 def sample_folder(backbone: str, method: str) -> Path:
     """Samples drawn by a method."""
     return Path("samples") / backbone / method
+
+
+def sweep_file(sweep: str) -> Path:
+    """What a sweep found; its figure and record lie beside it."""
+    return Path("results/sweeps") / f"{sweep}.csv"
 
 
 def score_file(backbone: str, method: str) -> Path:

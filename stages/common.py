@@ -3,6 +3,7 @@
 import io
 import os
 import platform
+import resource
 import shutil
 import subprocess
 import sys
@@ -105,6 +106,7 @@ class Clock:
                 "revision": _revision(),
                 "device": _device_name(),
                 "wall_seconds": round(time.monotonic() - self._started, 2),
+                "peak_memory_mb": _peak_memory_mb(),
                 **more,
             },
         )
@@ -135,6 +137,15 @@ def _device_name() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{platform.machine()} CPU, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _peak_memory_mb() -> float:
+    """The most memory that this process held: the GPU's where it used one, else its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
 
 
 def read_record(folder: Path) -> dict[str, Any]:

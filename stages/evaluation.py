@@ -16,28 +16,31 @@ from sacd.networks import load_diffusers
 from sacd.shards import Shards
 from stages.artefacts import backbone_folder, feature_folder, image_folder, probe_folder
 from stages.common import device, progress
-from stages.inputs import load_masks
+from stages.inputs import load_masks, spread_rows
 from stages.settings import Settings
 
 IMAGES_PER_BATCH = 16
 
 
-def load_truth(backbone: str, settings: Settings) -> Truth:
-    """Test images with everything known of them, checked to be in one order."""
-    images = Shards(image_folder("test"))
+def load_truth(
+    backbone: str, settings: Settings, split: str = "test", count: int | None = None
+) -> Truth:
+    """Images of a split (all, or `count` spread over it) with everything known of them."""
+    images = Shards(image_folder(split))
     seen, judged = (
-        Shards(feature_folder(name, "test")) for name in (backbone, settings.compare.judge)
+        Shards(feature_folder(name, split)) for name in (backbone, settings.compare.judge)
     )
     for features in (seen, judged):
         features.require_ids(images.ids, str(images.folder))
-    masks = load_masks("test", settings.images.size) if settings.compare.probes else None
+    rows = spread_rows(images, count or len(images))
+    masks = load_masks(split, settings.images.size)[rows] if settings.compare.probes else None
     return Truth(
-        ids=images.ids,
-        images=images.read_all("images"),
-        features=seen.read_all("features"),
-        logits=seen.read_all("logits") if seen.has("logits") else None,
-        judge_features=judged.read_all("features"),
-        judge_logits=judged.read_all("logits") if judged.has("logits") else None,
+        ids=[images.ids[row] for row in rows],
+        images=images.read("images", rows),
+        features=seen.read("features", rows),
+        logits=seen.read("logits", rows) if seen.has("logits") else None,
+        judge_features=judged.read("features", rows),
+        judge_logits=judged.read("logits", rows) if judged.has("logits") else None,
         masks=masks,
     )
 

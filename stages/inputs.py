@@ -4,9 +4,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sacd.features.whitening import Whitening, measure_whitening
 from sacd.images.manifest import read_manifest, unpack_masks
+from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
 from stages.artefacts import MANIFEST, image_folder
+
+WHITENING_IMAGES = 2048  # at most
 
 
 def open_images(split: str) -> tuple[Shards, pd.DataFrame]:
@@ -25,3 +29,14 @@ def load_images(split: str) -> tuple[Tensor, Tensor]:
 def load_masks(split: str, size: int) -> Tensor:
     """Masks of the true objects, bool (N, size, size), in the order of the images."""
     return torch.from_numpy(unpack_masks(open_images(split)[1]["mask"], size))
+
+
+def spread_rows(shards: Shards, count: int) -> list[int]:
+    """At most `count` rows, spread over all."""
+    return evenly_spaced(torch.arange(len(shards)), count).tolist()
+
+
+def whitening_of(features: Shards, pooled: bool) -> Whitening:
+    """The whitening that a network which is given these features begins with."""
+    some = features.read("features", spread_rows(features, WHITENING_IMAGES))
+    return measure_whitening(some.split(64), pooled)

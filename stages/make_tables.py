@@ -22,7 +22,7 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, read_record, run
-from stages.settings import Compare, Settings, load_settings
+from stages.settings import Compare, Settings, load_settings, training_folder
 
 METRICS = (
     "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",
@@ -80,9 +80,17 @@ def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object
     row |= read_json(path.with_suffix(".sets.json"))[method]
     if not reference:
         record = read_record(sample_folder(backbone, method))
-        drawn = len(scores)
-        row["seconds_per_sample"] = record["wall_seconds"] / drawn
+        row |= {
+            "seconds_per_image": record["seconds_per_image"],
+            "peak_memory_mb": record["peak_memory_mb"],
+            "training_seconds": _training_seconds(backbone, method, settings),
+        }
     return row
+
+
+def _training_seconds(backbone: str, method: str, settings: Settings) -> float:
+    folder = training_folder(settings, backbone, method)
+    return read_record(folder)["training_seconds"] if folder else 0.0
 
 
 def _checks(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -115,9 +123,9 @@ def _keeps_what_is_seen(by_method: pd.DataFrame) -> list[dict[str, object]]:
 
 
 def _in_expected_order(by_method: pd.DataFrame, compare: Compare) -> list[dict[str, object]]:
-    """Each method against the next in `compare.methods`; the main one clearly so."""
+    """Each method against the next in `compare.ranking`; the main one clearly so."""
     rows = []
-    for better, worse in pairwise(compare.methods):
+    for better, worse in pairwise(compare.ranking):
         clearly = better == compare.main_method
         for metric in ("cos_median", "top1_match", "object_iou"):
             if by_method[metric].isna().any():

@@ -1,4 +1,4 @@
-"""Draw results/figures/{reconstructions,scores,training}.{png,pdf} from samples and scores."""
+"""Draw results/figures/{reconstructions,scores,tradeoffs,training}.{png,pdf} from the results."""
 
 import argparse
 
@@ -9,6 +9,7 @@ from torch import Tensor
 from sacd.figures.intervals import plot_intervals
 from sacd.figures.reconstructions import Panel, plot_reconstructions
 from sacd.figures.style import save_figure
+from sacd.figures.tradeoffs import plot_tradeoffs
 from sacd.figures.training import plot_training
 from sacd.files import read_json
 from sacd.metrics.images import pixel_spread
@@ -39,6 +40,7 @@ def main() -> None:
     metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
     present = [name for name in metrics if table[name].notna().any()]
     save_figure(plot_intervals(table[table.method != "original"], present), FIGURES / "scores")
+    save_figure(plot_tradeoffs(table), FIGURES / "tradeoffs")
     histories = {
         (backbone, adapter): read_json(adapter_folder(backbone, adapter) / "training.json")[
             "history"

@@ -1,15 +1,16 @@
 """params.yaml as typed models. There are no defaults: DVC can only track what is written down."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sacd.errors import SacdError, unknown_name
-from stages.artefacts import REFERENCE_SCORES, REFERENCES
+from stages.artefacts import REFERENCE_SCORES, REFERENCES, adapter_folder, decoder_folder
 
 PARAMS = Path("params.yaml")
 
@@ -131,33 +132,115 @@ class AdapterSettings(Section):
     """See `sacd.adapters`: `hidden` is the feature encoder's width, `drop` how often training
     replaces the features by the null one."""
 
-    type: Literal["controlnet"]
+    type: Literal["controlnet", "lite"]
     conditioning: Literal["spatial", "pooled"]
     hidden: Positive
     drop: Share
     training: Training
 
 
-class MethodSettings(Section):
-    """A way to draw samples: `features` true ones, or null (what the prior does by itself).
+class DecoderSettings(Section):
+    """A feed-forward decoder, see `sacd.baselines.decoder`: `widths` from image to latent grid."""
 
-    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`.
+    widths: Annotated[list[Positive], Field(min_length=1)]
+    feature_weight: Annotated[float, Field(ge=0)]
+    training: Training
+
+
+class RefinementSettings(Section):
+    """See `sacd.sampling.refinement.Refinement`."""
+
+    steps: Positive
+    rate: Annotated[float, Field(gt=0)]
+
+
+class AdapterMethod(Section):
+    """Ours: the prior, steered by an adapter. `features` are true ones, or null (what the prior
+    does by itself).
+
+    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`; of every `best_of`
+    samples the one with the nearest features is kept.
     """
 
+    type: Literal["adapter"]
     adapter: Name
     features: Literal["true", "null"]
     guidance: Annotated[float, Field(ge=0)]
     guided_below: Share
     steps: Positive
+    refinement: RefinementSettings | None
+    best_of: Positive
     samples: Positive
+
+
+class NearestMethod(Section):
+    """The `samples` training images with the nearest features, see `sacd.baselines.nearest`."""
+
+    type: Literal["nearest"]
+    samples: Positive
+
+
+class PixelMethod(Section):
+    """Optimisation of pixels, see `sacd.baselines.pixels`; the best of `restarts` is kept."""
+
+    type: Literal["pixels"]
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    variation: Annotated[float, Field(ge=0)]
+    norm: Annotated[float, Field(ge=0)]
+    restarts: Positive
+    samples: Positive
+
+
+class DecoderMethod(Section):
+    """A feed-forward decoder's one image."""
+
+    type: Literal["decoder"]
+    decoder: Name
+
+
+class GuidanceMethod(Section):
+    """Training-free guidance of the prior, see `sacd.baselines.guidance`."""
+
+    type: Literal["guidance"]
+    steps: Positive
+    strength: Annotated[float, Field(gt=0)]
+    recurrences: Positive
+    samples: Positive
+
+
+MethodSettings = Annotated[
+    AdapterMethod | NearestMethod | PixelMethod | DecoderMethod | GuidanceMethod,
+    Field(discriminator="type"),
+]
+
+
+class SweepSettings(Section):
+    """A search for a method's parameters on `images` validation images.
+
+    `over` gives values by key, as in {guidance: [1.0, 3.0], refinement.steps: [5, 10]}; all their
+    combinations are tried.
+    """
+
+    method: Name
+    images: Positive
+    over: Annotated[
+        dict[str, Annotated[list[float | int], Field(min_length=1)]], Field(min_length=1)
+    ]
+
+    def combinations(self) -> list[dict[str, float | int]]:
+        """A dictionary of values by key for each."""
+        return [
+            dict(zip(self.over, values, strict=True)) for values in product(*self.over.values())
+        ]
 
 
 class Compare(Section):
     """What is run: names defined in the sections of the same name; one judge for all.
 
     `networks` are all whose features are cached: the inverted `backbones` and the `judge`.
-    `methods` stand in the order in which they are expected to do well; `gap_closed` is the share
-    of the way from floor to ceiling that the main method should go (table checks.csv).
+    `ranking` names methods in the order in which they are claimed to do well, and `gap_closed` is
+    the share of the way from floor to ceiling that the main method should go (table checks.csv).
     """
 
     networks: list[Name]
@@ -165,7 +248,10 @@ class Compare(Section):
     judge: Name
     probes: list[Name]
     adapters: list[Name]
+    decoders: list[Name]
     methods: list[Name]
+    ranking: list[Name]
+    sweeps: list[Name]
     main_method: Name
     gap_closed: Share
 
@@ -180,7 +266,9 @@ class Settings(Section):
     prior: PriorSettings
     probes: dict[Name, ProbeSettings]
     adapters: dict[Name, AdapterSettings]
+    decoders: dict[Name, DecoderSettings]
     methods: dict[Name, MethodSettings]
+    sweeps: dict[Name, SweepSettings]
     compare: Compare
 
     @model_validator(mode="after")
@@ -191,6 +279,7 @@ class Settings(Section):
         self._require_images()
         self._require_networks()
         self._require_recipes()
+        self._require_sweeps()
         return self
 
     def _require_names(self) -> None:
@@ -202,15 +291,19 @@ class Settings(Section):
             ("compare.networks", "backbone", compare.networks, self.backbones),
             ("compare.probes", "probe", compare.probes, self.probes),
             ("compare.adapters", "adapter", compare.adapters, self.adapters),
+            ("compare.decoders", "decoder", compare.decoders, self.decoders),
             ("compare.methods", "method", compare.methods, self.methods),
+            ("compare.sweeps", "sweep", compare.sweeps, self.sweeps),
         ]
         if compare.methods:
             uses.append(("compare.main_method", "method", [compare.main_method], compare.methods))
-        uses += [
-            (f"methods.{name}.adapter", "adapter", [method.adapter], compare.adapters)
-            for name, method in self.methods.items()
-            if name in compare.methods
-        ]
+            uses.append(("compare.ranking", "method", compare.ranking, compare.methods))
+        for name in sorted({*compare.methods} & {*self.methods}):
+            method, where = self.methods[name], f"methods.{name}"
+            if isinstance(method, AdapterMethod):
+                uses.append((f"{where}.adapter", "adapter", [method.adapter], compare.adapters))
+            if isinstance(method, DecoderMethod):
+                uses.append((f"{where}.decoder", "decoder", [method.decoder], compare.decoders))
         for where, kind, names, known in uses:
             for name in names:
                 if name not in known:
@@ -288,6 +381,38 @@ class Settings(Section):
         if self.prior.source == "train" and not (self.prior.autoencoder and self.prior.unet):
             raise SacdError("prior: source is 'train', so autoencoder and unet must be given.")
 
+    def _require_sweeps(self) -> None:
+        for name in self.compare.sweeps:
+            sweep = self.sweeps[name]
+            if sweep.method not in self.compare.methods:
+                raise unknown_name(
+                    "method", sweep.method, self.compare.methods, f"sweeps.{name}.method"
+                )
+            for changes in sweep.combinations():
+                try:
+                    changed(self.methods[sweep.method], changes)
+                except SacdError as error:
+                    raise SacdError(f"sweeps.{name}.over: {error}") from error
+
+
+def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSettings:
+    """A method with other values at (dotted) keys; raises `SacdError` if it can't have them."""
+    values = method.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent) or {}
+        if last not in place:
+            raise SacdError(f"a method of type '{method.type}' has no '{key}' here.")
+        place[last] = value
+    try:
+        return type(method).model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise SacdError(f"{where}: {problem['msg']} (found: {_short(problem['input'])})") from error
+
 
 def load_settings(path: Path = PARAMS) -> Settings:
     """Read and check params.yaml; every mistake in it is named in one `SacdError`."""
@@ -324,12 +449,23 @@ def section(settings: Settings, path: str) -> Any:
     return value
 
 
+def training_folder(settings: Settings, backbone: str, method: str) -> Path | None:
+    """Where the network lies that was trained for a method, if one was."""
+    chosen = settings.methods[method]
+    if isinstance(chosen, AdapterMethod):
+        return adapter_folder(backbone, chosen.adapter)
+    if isinstance(chosen, DecoderMethod):
+        return decoder_folder(backbone, chosen.decoder)
+    return None
+
+
 def _explain(problem: Any, raw: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
+    path = _without_tags(problem["loc"], raw)
+    where = ".".join(str(part) for part in path)
     if problem["type"] != "extra_forbidden":
         return f"{where or 'file'}: {problem['msg']} (found: {_short(problem['input'])})"
-    *parents, key = problem["loc"]
-    known = _keys_of(parents)
+    *parents, key = path
+    known = _keys_of(parents, raw)
     nearest = get_close_matches(str(key), known, n=1, cutoff=0.4)
     hint = f"did you mean '{nearest[0]}'? " if nearest else ""
     return f"{where}: unknown key; {hint}Keys here: {', '.join(known)}."
@@ -340,21 +476,50 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _keys_of(path: list[Any]) -> list[str]:
+def _without_tags(location: Sequence[str | int], raw: Any) -> list[str | int]:
+    """A problem's place in the file: pydantic also names the type by which it chose a section."""
+    path: list[str | int] = []
+    entered = False  # the section at hand, whose type may follow
+    for part in location:
+        tagged = entered and isinstance(raw, dict) and part == raw.get("type")
+        entered = not tagged
+        if not tagged:
+            path.append(part)
+            raw = _inside(raw, part)
+    return path
+
+
+def _inside(raw: Any, part: str | int) -> Any:
+    try:
+        return raw[part]
+    except (IndexError, KeyError, TypeError):
+        return None
+
+
+def _keys_of(path: list[Any], raw: Any) -> list[str]:
     """Field names of the section at `path`, found by walking the models' annotations."""
     model: type[Section] = Settings
-    for part in path:
-        # The keys of a dict[str, X] lead to X itself, which is where we are already.
-        if part in model.model_fields:
-            model = _section_in(model.model_fields[part].annotation) or model
+    parts = iter(path)
+    for part in parts:
+        raw, annotation = _inside(raw, part), model.model_fields[part].annotation
+        if get_origin(annotation) is dict:
+            raw = _inside(raw, next(parts))  # a name of the user's choice
+        sections = _sections_in(annotation)
+        model = sections[0] if len(sections) == 1 else _by_type(sections, raw)
     return sorted(model.model_fields)
 
 
-def _section_in(annotation: Any) -> type[Section] | None:
-    """The section inside `X`, `X | None` or `dict[str, X]`."""
+def _sections_in(annotation: Any) -> list[type[Section]]:
+    """The sections inside `X`, `X | None`, `dict[str, X]` or `X | Y`."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _section_in(inner):
-            return found
-    return None
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _sections_in(part)]
+
+
+def _by_type(sections: list[type[Section]], raw: Any) -> type[Section]:
+    """Of several possible sections, the one whose `type` stands in the file."""
+    return next(
+        section
+        for section in sections
+        if raw["type"] in get_args(section.model_fields["type"].annotation)
+    )

@@ -5,19 +5,19 @@ import sys
 
 import torch
 
-from sacd.adapters.controlnet import ADAPTERS, AdapterConfig
-from sacd.features.whitening import measure_whitening
+from sacd.adapters.adapter import AdapterConfig
+from sacd.adapters.registry import ADAPTERS
 from sacd.files import write_json
-from sacd.optimization import Recipe, evenly_spaced
+from sacd.optimization import Recipe
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
 from stages.artefacts import PRIOR, UNET_WEIGHTS, adapter_folder, feature_folder, latent_folder
 from stages.common import Clock, content, device, progress, run, work_folder
+from stages.inputs import spread_rows, whitening_of
 from stages.settings import load_settings, pick
 
 HELD_OUT = 64
-WHITENING_IMAGES = 2048  # at most
 
 
 def main() -> None:
@@ -32,8 +32,7 @@ def main() -> None:
 
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    held_rows = _spread(held_latents, HELD_OUT)
-    some = features.read("features", _spread(features, WHITENING_IMAGES))
+    held_rows = spread_rows(held_latents, HELD_OUT)
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(settings.seed)
     adapter = ADAPTERS[
@@ -48,7 +47,7 @@ def main() -> None:
             grid=latents.shape("latents")[1:],  # type: ignore[arg-type]
             hidden=chosen.hidden,
         ),
-        measure_whitening(some.split(64), pooled=chosen.conditioning == "pooled"),
+        whitening_of(features, pooled=chosen.conditioning == "pooled"),
         prior.unet,
     ).to(device())
     trained = train_adapter(
@@ -93,11 +92,6 @@ def main() -> None:
         f"null {last['loss_null']:.4f})",
         file=sys.stderr,
     )
-
-
-def _spread(shards: Shards, count: int) -> list[int]:
-    """At most `count` rows, spread over all."""
-    return evenly_spaced(torch.arange(len(shards)), count).tolist()
 
 
 def _open(backbone: str, split: str) -> tuple[Shards, Shards]:

@@ -30,6 +30,7 @@ def main() -> None:
         _figure("reconstructions"),
         _table("main", pd.DataFrame(_main_table()), "Scores"),
         _figure("scores"),
+        _figure("tradeoffs"),
         _table("checks", _csv("checks"), "Checks"),
         _table("training_table", _csv("training"), "Training"),
         _figure("training"),

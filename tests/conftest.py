@@ -87,6 +87,16 @@ class Checkout:
         return Checkout(where)
 
 
+def one_message(status: int, stderr: str) -> str:
+    """What a mistake must end in: exit status 1 and a last line `error: ...`, no traceback."""
+    assert status == 1, stderr
+    assert "Traceback" not in stderr
+    head, mark, message = stderr.rpartition("error: ")
+    assert mark, stderr
+    assert head == "" or head.endswith("\n")  # at most progress bars before it
+    return message
+
+
 def commit(checkout: Checkout) -> None:
     """Commit everything to git."""
     checkout.run("git", "add", "--all", str(checkout.root))
@@ -121,6 +131,30 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
 def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """The experiment run once by Snakemake, for tests that only read; others copy it."""
     made = checkout.copy(tmp_path_factory.mktemp("finished") / "repository")
+    made.snakemake()
+    return made
+
+
+def compare_all(params: dict[str, Any]) -> None:
+    """Let the experiment run every method that the fixture's params.yaml defines."""
+    params["compare"] |= {
+        name: list(params[name]) for name in ("adapters", "decoders", "methods", "sweeps")
+    }  # fmt: skip
+
+
+def every_rule_once(params: dict[str, Any]) -> None:
+    """Leave the experiment with one method, one adapter, one decoder and one sweep."""
+    params["compare"] |= {
+        "adapters": ["spatial"], "decoders": ["decoder"], "methods": ["spatial"],
+        "ranking": ["spatial"], "sweeps": ["guidance"],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def compared(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """The finished experiment with every method beside the first three."""
+    made = finished.copy(tmp_path_factory.mktemp("compared") / "repository")
+    made.edit(compare_all)
     made.snakemake()
     return made
 
@@ -269,14 +303,17 @@ def tiny_adapter() -> Callable[..., Any]:
     """Call with a prior to get an adapter for maps (12, 4, 4); `noise` perturbs its weights."""
     import torch
 
-    from sacd.adapters.controlnet import AdapterConfig, ControlNetAdapter
+    from sacd.adapters.adapter import Adapter, AdapterConfig
+    from sacd.adapters.registry import ADAPTERS
     from sacd.features.whitening import Whitening
 
-    def make(prior: Any, conditioning: str = "spatial", noise: float = 0.0) -> ControlNetAdapter:
+    def make(
+        prior: Any, conditioning: str = "spatial", noise: float = 0.0, kind: str = "controlnet"
+    ) -> Adapter:
         torch.manual_seed(1)
         whitening = Whitening(0.1 * torch.arange(12), torch.diag(1 + 0.1 * torch.arange(12)))
         config = AdapterConfig(
-            type="controlnet",
+            type=kind,
             conditioning=conditioning,
             backbone="tiny",
             layer="forward_features",
@@ -284,7 +321,7 @@ def tiny_adapter() -> Callable[..., Any]:
             grid=(8, 8),
             hidden=8,
         )
-        adapter = ControlNetAdapter(config, whitening, prior.unet).eval().requires_grad_(False)
+        adapter = ADAPTERS[kind](config, whitening, prior.unet).eval().requires_grad_(False)
         for parameter in adapter.parameters():
             parameter += noise * torch.randn(parameter.shape)
         return adapter

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sacd.adapters.controlnet import ADAPTERS, ControlNetAdapter, load_adapter
+from sacd.adapters.adapter import Adapter, Hint
 from sacd.adapters.encoder import FeatureEncoder
+from sacd.adapters.lite import skip_connections
+from sacd.adapters.registry import ADAPTERS, load_adapter
 from sacd.errors import SacdError
 from sacd.features.whitening import Whitening
 from sacd.optimization import Recipe, numerics, step_generator
@@ -32,9 +34,13 @@ def random_normal(seed: int, *shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def predict(adapter: ControlNetAdapter, prior, hint: Tensor) -> Tensor:
-    noisy, times = random_normal(9, len(hint), 4, 8, 8), torch.arange(len(hint)) * 300
-    return adapter(prior.unet, noisy, times, prior.prompts(len(hint)), hint)
+def predict(adapter: Adapter, prior, hint: Hint) -> Tensor:
+    count = len(hint[0])
+    noisy, times = random_normal(9, count, 4, 8, 8), torch.arange(count) * 300
+    return adapter(prior.unet, noisy, times, prior.prompts(count), hint)
+
+
+TYPES = pytest.mark.parametrize("kind", sorted(ADAPTERS))
 
 
 @pytest.fixture
@@ -118,32 +124,36 @@ class TestEncoder:
 
 
 class TestAdapter:
+    @TYPES
     @pytest.mark.parametrize("conditioning", ["spatial", "pooled"])
     def test_an_untrained_adapter_leaves_the_prior_exactly_as_it_is(
-        self, tiny_prior: Callable, tiny_adapter: Callable, conditioning: str
+        self, tiny_prior: Callable, tiny_adapter: Callable, conditioning: str, kind: str
     ):
         prior = tiny_prior()
-        adapter = tiny_adapter(prior, conditioning)
+        adapter = tiny_adapter(prior, conditioning, kind=kind)
         noisy, times = random_normal(9, 3, 4, 8, 8), torch.arange(3) * 300
         alone = prior.unet(noisy, times, prior.prompts(3)).sample
         for hint in (adapter.hint(random_normal(0, 3, 12, 4, 4)), adapter.null_hint(3)):
             assert torch.equal(predict(adapter, prior, hint), alone)
 
+    @TYPES
     def test_weights_at_work_let_the_features_decide(
-        self, tiny_prior: Callable, tiny_adapter: Callable
+        self, tiny_prior: Callable, tiny_adapter: Callable, kind: str
     ):
         prior = tiny_prior()
-        adapter = tiny_adapter(prior, noise=0.1)
-        hint = adapter.hint(random_normal(0, 2, 12, 4, 4))
-        steered = predict(adapter, prior, hint)
+        adapter = tiny_adapter(prior, noise=0.1, kind=kind)
+        maps = random_normal(0, 2, 12, 4, 4)
+        steered = predict(adapter, prior, adapter.hint(maps))
         assert not torch.allclose(steered, predict(adapter, prior, adapter.null_hint(2)), atol=1e-3)
-        assert not torch.allclose(steered, predict(adapter, prior, hint.flip(0)), atol=1e-3)
+        turned = predict(adapter, prior, adapter.hint(maps.flip(0)))
+        assert not torch.allclose(steered, turned, atol=1e-3)
 
-    def test_only_the_copy_trains_and_the_prior_stays(
-        self, tiny_prior: Callable, tiny_adapter: Callable
+    @TYPES
+    def test_only_the_adapter_trains_and_the_prior_stays(
+        self, tiny_prior: Callable, tiny_adapter: Callable, kind: str
     ):
         prior = tiny_prior()
-        adapter = tiny_adapter(prior, noise=0.1).requires_grad_(True)
+        adapter = tiny_adapter(prior, noise=0.1, kind=kind).requires_grad_(True)
         predict(adapter, prior, adapter.hint(random_normal(0, 2, 12, 4, 4))).sum().backward()
         assert all(p.grad is None for p in prior.unet.parameters())
         without = [
@@ -155,17 +165,64 @@ class TestAdapter:
         own = {p.data_ptr() for p in adapter.parameters()}
         assert not own & {p.data_ptr() for p in prior.unet.parameters()}
 
+    def test_lite_residuals_fit_every_u_net(self, tiny_prior: Callable, tiny_adapter: Callable):
+        """The widths and sizes that diffusers' own ControlNet finds, odd sizes among them."""
+        prior = tiny_prior()
+        prior.unet = create_unet(
+            {
+                "block_out_channels": [8, 16, 24],
+                "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D", "DownBlock2D"],
+                "up_block_types": ["UpBlock2D", "UpBlock2D", "CrossAttnUpBlock2D"],
+                "layers_per_block": 2,
+                "norm_num_groups": 4,
+                "attention_head_dim": 4,
+            },
+            (4, 9, 9),
+        )
+        control = tiny_adapter(prior).control
+        control.controlnet_cond_embedding = torch.nn.Conv2d(3, 8, 1)
+        down, middle = control(
+            torch.zeros(1, 4, 9, 9), 0, prior.prompts(1),
+            controlnet_cond=torch.zeros(1, 3, 9, 9), return_dict=False,
+        )  # fmt: skip
+        lite = tiny_adapter(prior, kind="lite")
+        assert [width for _, width in skip_connections(prior.unet)] == [r.shape[1] for r in down]
+        made = lite.spread(torch.zeros(1, 8, 9, 9))
+        assert [r.shape for r in made] == [r.shape for r in (*down, middle)]
+
+    def test_lite_knows_neither_time_nor_latents(
+        self, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        """So that what features say is computed once an image."""
+        prior = tiny_prior()
+        given: list[tuple[Tensor, ...]] = []
+        unet_forward = prior.unet.forward
+
+        def spy(*args, **kwargs):
+            residuals = kwargs["down_block_additional_residuals"]
+            given.append((*residuals, kwargs["mid_block_additional_residual"]))
+            return unet_forward(*args, **kwargs)
+
+        prior.unet.forward = spy
+        adapter = tiny_adapter(prior, noise=0.1, kind="lite")
+        hint = adapter.hint(random_normal(0, 2, 12, 4, 4))
+        for seed, time in ((1, 10), (2, 900)):
+            times = torch.full((2,), time)
+            adapter(prior.unet, random_normal(seed, 2, 4, 8, 8), times, prior.prompts(2), hint)
+        assert all(torch.equal(a, b) for a, b in zip(*given, strict=True))
+
 
 class TestStorage:
+    @TYPES
     @pytest.mark.parametrize("conditioning", ["spatial", "pooled"])
     def test_a_saved_adapter_comes_back(
-        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, conditioning: str
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, conditioning, kind: str
     ):
         prior = tiny_prior()
-        adapter = tiny_adapter(prior, conditioning, noise=0.1)
+        adapter = tiny_adapter(prior, conditioning, noise=0.1, kind=kind)
         adapter.save(tmp_path / "adapter")
         for again in (
-            ControlNetAdapter.from_pretrained(tmp_path / "adapter", prior.unet),
+            ADAPTERS[kind].from_pretrained(tmp_path / "adapter", prior.unet),
             load_adapter(tmp_path / "adapter", prior.unet),
         ):
             assert again.config == adapter.config
@@ -174,8 +231,8 @@ class TestStorage:
             for name, value in adapter.named_buffers():  # the whitening, in full precision
                 assert torch.equal(again.state_dict()[name], value), name
             maps = random_normal(0, 2, 12, 4, 4)
-            ours, kept = again.hint(maps), adapter.hint(maps)
-            assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
+            for ours, kept in zip(again.hint(maps), adapter.hint(maps), strict=True):
+                assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
             assert not again.training
 
     def test_registered_types_are_those_of_the_settings(self):
@@ -235,13 +292,14 @@ class TestTraining:
             lambda items, total: items,
         )  # fmt: skip
 
+    @TYPES
     def test_learns_to_use_its_condition_while_the_prior_stays(
-        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, kind: str
     ):
         prior = tiny_prior()
         before = {name: value.clone() for name, value in prior.unet.state_dict().items()}
         recipe = replace(RECIPE, steps=80, batch=8, learning_rate=0.01)
-        trained = self.run(prior, tiny_adapter(prior), tmp_path, recipe)
+        trained = self.run(prior, tiny_adapter(prior, kind=kind), tmp_path, recipe)
         last = trained.history[-1]
         assert last["loss_true"] < 0.93 * last["loss_shuffled"]
         assert last["loss_true"] < last["loss_null"]

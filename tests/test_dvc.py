@@ -8,11 +8,10 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
-from conftest import EXPERIMENT, Checkout, commit, environment
+from conftest import EXPERIMENT, Checkout, commit, environment, every_rule_once
 from dry_run import planned
 
 NOTHING = "Nothing to be done"
@@ -70,10 +69,7 @@ def reproducing(
     folder = tmp_path_factory.mktemp("reproducing")
     made = clone(checkout, folder / "repository")
 
-    def less(params: dict[str, Any]) -> None:
-        params["compare"] |= {"methods": ["spatial"], "adapters": ["spatial"]}
-
-    made.edit(less)
+    made.edit(every_rule_once)
     with (folder / "log").open("w") as log:
         process = subprocess.Popen(
             ["dvc", "repro"],
@@ -253,7 +249,7 @@ class TestOnlyWhatDependsRunsAgain:
 
 
 def test_dvc_makes_everything_and_snakemake_takes_it(
-    reproducing: tuple[Checkout, subprocess.Popen], finished: Checkout
+    reproducing: tuple[Checkout, subprocess.Popen], compared: Checkout
 ):
     """And it comes out as Snakemake alone made it."""
     fresh, process = reproducing
@@ -269,5 +265,5 @@ def test_dvc_makes_everything_and_snakemake_takes_it(
     made += fresh.experiment.glob("scores/*/spatial.parquet")
     assert len(made) > 20
     for path in made:
-        twin = finished.experiment / path.relative_to(fresh.experiment)
+        twin = compared.experiment / path.relative_to(fresh.experiment)
         assert path.read_bytes() == twin.read_bytes(), twin

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import ROOT, Checkout, environment
+from conftest import ROOT, Checkout, compare_all, environment
 from dry_run import Job, planned
 
 from stages.code import code_files
@@ -20,7 +20,7 @@ from stages.code import code_files
 
 @pytest.fixture(scope="module")
 def two(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
-    """With a second inverted backbone, imported from a file, so that mix-ups would show."""
+    """With all methods and a second inverted backbone, from a file, so that mix-ups would show."""
     made = checkout.copy(tmp_path_factory.mktemp("two") / "repository")
     weights = made.root / "pretrained/tiny.safetensors"
     weights.parent.mkdir(exist_ok=True)
@@ -38,6 +38,7 @@ def two(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkou
         }  # fmt: skip
 
     made.edit(add)
+    made.edit(compare_all)
     return made
 
 

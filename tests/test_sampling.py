@@ -10,6 +10,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
+from sacd.adapters.adapter import Hint
 from sacd.backbones.backbone import save_backbone
 from sacd.errors import SacdError
 from sacd.prior.diffusion import create_scheduler
@@ -39,17 +40,17 @@ class StubAdapter:
     def __init__(self):
         self.calls: list[tuple[int, float]] = []
 
-    def hint(self, features: Tensor) -> Tensor:
-        return features
+    def hint(self, features: Tensor) -> Hint:
+        return (features,)
 
-    def null_hint(self, count: int) -> Tensor:
-        return torch.full((count, 1, 2, 2), 0.25)
+    def null_hint(self, count: int) -> Hint:
+        return (torch.full((count, 1, 2, 2), 0.25),)
 
-    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Tensor) -> Tensor:
-        assert len(noisy) == len(times) == len(prompts) == len(hint)
+    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Tensor:
+        assert len(noisy) == len(times) == len(prompts) == len(hint[0])
         assert len(times.unique()) == 1
         self.calls.append((len(noisy), float(times[0])))
-        return 0.1 * noisy + hint
+        return 0.1 * noisy + hint[0]
 
 
 class KnowingAdapter(StubAdapter):

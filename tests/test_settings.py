@@ -83,7 +83,11 @@ class TestUnknownKeys:
             ("prior.unet.option", "options"),
             ("probes.finder.widht", "width"),
             ("adapters.spatial.hiden", "hidden"),
+            ("decoders.decoder.width", "widths"),
             ("methods.spatial.guidence", "guidance"),
+            ("methods.refined.refinement.step", "steps"),
+            ("methods.pixels.variations", "variation"),
+            ("methods.guidance.strenght", "strength"),
             ("compare.judges", "judge"),
         ],
     )
@@ -132,6 +136,10 @@ class TestWrongValues:
             ("adapters.spatial.conditioning", "local"),
             ("adapters.spatial.training.ema", 1.0),
             ("methods.spatial.features", True),
+            ("methods.nearest.samples", 0),
+            ("methods.pixels.norm", -1.0),
+            ("methods.refined.refinement.rate", 0),
+            ("methods.guidance.recurrences", 0),
             ("methods.spatial.samples", 0),
             ("methods.spatial.guidance", "high"),
             ("probes.finder.kind", "seeker"),
@@ -174,14 +182,7 @@ class TestImpossibleCombinations:
             ),
             (
                 {
-                    "methods.shuffled": {
-                        "adapter": "spatial",
-                        "features": "true",
-                        "guidance": 1.0,
-                        "guided_below": 1.0,
-                        "steps": 2,
-                        "samples": 1,
-                    }
+                    "methods.shuffled": {"type": "nearest", "samples": 1},
                 },
                 "methods.shuffled: the name stands for a floor or ceiling",
             ),
@@ -233,6 +234,44 @@ class TestImpossibleCombinations:
             (
                 {"compare.backbones": ["tiny_b"]},
                 "compare.backbones: unknown backbone 'tiny_b'. Did you mean 'tiny_a'?",
+            ),
+            (
+                {
+                    "methods.decoder.decoder": "decode",
+                    "compare.methods": ["spatial", "decoder"],
+                    "compare.decoders": ["decoder"],
+                    "compare.ranking": [],
+                },
+                "methods.decoder.decoder: unknown decoder 'decode'. Did you mean 'decoder'?",
+            ),
+            (
+                {"sweeps.guidance.over": {"guidence": [1.0]}, "compare.sweeps": ["guidance"]},
+                "sweeps.guidance.over: a method of type 'adapter' has no 'guidence' here",
+            ),
+            (
+                {"sweeps.guidance.over": {"steps": [5, 0]}, "compare.sweeps": ["guidance"]},
+                "sweeps.guidance.over: steps: Input should be greater than 0 (found: 0)",
+            ),
+            (
+                {"sweeps.guidance.method": "lite", "compare.sweeps": ["guidance"]},
+                "sweeps.guidance.method: unknown method 'lite'. Known: pooled, spatial",
+            ),
+            (
+                {"compare.sweeps": ["guidanc"]},
+                "compare.sweeps: unknown sweep 'guidanc'. Did you mean 'guidance'?",
+            ),
+            (
+                {"compare.decoders": ["decodr"]},
+                "compare.decoders: unknown decoder 'decodr'. Did you mean 'decoder'?",
+            ),
+            (
+                {"compare.ranking": ["spatial", "lite"]},
+                "compare.ranking: unknown method 'lite'. Known: pooled, spatial, unconditional",
+            ),
+            (
+                {"methods.spatial.type": "adaptor"},
+                "methods.spatial: Input tag 'adaptor' found using 'type' does not match any of the "
+                "expected tags: 'adapter', 'nearest', 'pixels', 'decoder', 'guidance'",
             ),
             ({"compare.judge": "nobody"}, "compare.judge: unknown backbone 'nobody'"),
             ({"compare.networks": ["tiny_c"]}, "compare.networks: unknown backbone 'tiny_c'"),

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from conftest import EXPERIMENT, ROOT, Checkout, environment
+from conftest import EXPERIMENT, ROOT, Checkout, environment, every_rule_once
 
 from sacd.files import read_json
 
@@ -67,7 +67,7 @@ def test_the_profile_says_what_each_submitted_job_asks_for():
 
 
 def test_everything_is_made_by_jobs_and_as_it_is_made_here(
-    cluster: None, checkout: Checkout, finished: Checkout, tmp_path: Path
+    cluster: None, checkout: Checkout, compared: Checkout, tmp_path: Path
 ):
     """All rules by `snakemake --profile slurm` from the root, with one method to save time.
 
@@ -75,10 +75,7 @@ def test_everything_is_made_by_jobs_and_as_it_is_made_here(
     """
     made = checkout.copy(tmp_path / "repository")
 
-    def less(params: dict[str, Any]) -> None:
-        params["compare"] |= {"methods": ["spatial"], "adapters": ["spatial"]}
-
-    made.edit(less)
+    made.edit(every_rule_once)
     command = ["snakemake", "--profile", "slurm", "--directory", str(EXPERIMENT)]
     quick = ["--slurm-init-seconds-before-status-checks", "2", "--jobs", "2", "--retries", "0"]
     single = ["--set-threads", *(f"{rule}=1" for rule in sorted(rules() - LOCAL))]
@@ -106,15 +103,15 @@ def test_everything_is_made_by_jobs_and_as_it_is_made_here(
     assert "Nothing to be done" in made.snakemake("--dry-run").stdout
     assert (made.experiment / "results/report.html").stat().st_size > 10_000
 
-    compared = [*made.experiment.rglob("*.safetensors"), made.experiment / "data/manifest.parquet"]
-    assert len(compared) > 20
-    for path in compared:
-        twin = finished.experiment / path.relative_to(made.experiment)
+    made_of = [*made.experiment.rglob("*.safetensors"), made.experiment / "data/manifest.parquet"]
+    assert len(made_of) > 20
+    for path in made_of:
+        twin = compared.experiment / path.relative_to(made.experiment)
         assert path.read_bytes() == twin.read_bytes(), twin
     for name in ("spatial", "references"):
         ours, here = (
             pd.read_parquet(folder.experiment / f"scores/tiny_a/{name}.parquet")
-            for folder in (made, finished)
+            for folder in (made, compared)
         )
         pd.testing.assert_frame_equal(ours, here)
     device = read_json(made.experiment / "adapters/tiny_a/spatial/record.json")["device"]

@@ -22,7 +22,8 @@ HEADER = """\
 # Each stage makes its Snakemake target. `root` stands in params.yaml.
 """
 HEAVY = (".pdf", ".html")
-B, A, M, P = "${item.backbone}", "${item.adapter}", "${item.method}", "${item.probe}"
+B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
+M, P, S = "${item.method}", "${item.probe}", "${item.sweep}"
 BACKBONES = {"backbone": "${compare.backbones}"}
 
 # rule: (file, loop, target, dependencies, outputs, parameters)
@@ -60,10 +61,17 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         ["latents", f"features/{B}", "models/prior"], [f"adapters/{B}/{A}"],
         ["seed", f"adapters.{A}"],
     ),
+    "train_decoder": (
+        "adapters", BACKBONES | {"decoder": "${compare.decoders}"}, f"decoders/{B}/{D}/record.json",
+        ["data", f"features/{B}", f"models/backbones/{B}"], [f"decoders/{B}/{D}"],
+        ["seed", f"decoders.{D}"],
+    ),
+    # All that any method needs: DVC cannot choose by the method's type.
     "draw_samples": (
         "samples", BACKBONES | {"method": "${compare.methods}"}, f"samples/{B}/{M}/record.json",
-        [f"adapters/{B}", f"features/{B}", "models/prior"], [f"samples/{B}/{M}"],
-        ["seed", f"methods.{M}"],
+        [f"adapters/{B}", f"decoders/{B}", f"features/{B}", "data", f"models/backbones/{B}",
+         "models/prior"],
+        [f"samples/{B}/{M}"], ["seed", f"methods.{M}"],
     ),
     "score_samples": (
         "samples", BACKBONES | {"method": "${compare.methods}"}, f"scores/{B}/{M}.record.json",
@@ -71,6 +79,13 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
          f"models/backbones/{B}", "models/backbones/${compare.judge}", "models/probes"],
         [f"scores/{B}/{M}{end}" for end in (".parquet", ".sets.json", ".record.json")],
         ["compare.judge", "compare.probes"],
+    ),
+    "sweep_method": (
+        "samples", {"sweep": "${compare.sweeps}"}, f"results/sweeps/{S}.record.json",
+        ["data", "features", "models/backbones", "models/probes", "models/prior", "adapters",
+         "decoders"],
+        [f"results/sweeps/{S}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
+        ["seed", f"sweeps.{S}", "methods", "compare.backbones", "compare.judge", "compare.probes"],
     ),
     "score_references": (
         "samples", BACKBONES, f"scores/{B}/references.record.json",
@@ -81,13 +96,15 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         ["seed", "compare.judge", "compare.probes", "compare.main_method"],
     ),
     "make_tables": (
-        "results", {}, "results/tables/record.json", ["samples", "scores", "adapters"],
+        "results", {}, "results/tables/record.json",
+        ["samples", "scores", "adapters", "decoders"],
         ["results/tables"], ["seed", "compare"],
     ),
     "plot_figures": (
         "results", {}, "results/figures/record.json",
         ["samples", "scores", "adapters", "results/tables", "data", "latents"],
-        [f"results/figures/{name}.{kind}" for name in ("reconstructions", "scores", "training")
+        [f"results/figures/{name}.{kind}"
+         for name in ("reconstructions", "scores", "tradeoffs", "training")
          for kind in ("png", "pdf")] + ["results/figures/record.json"],
         ["compare"],
     ),

@@ -1,5 +1,6 @@
 """How figures are drawn and saved: one look, PNG for the screen and PDF for print."""
 
+import io
 from pathlib import Path
 
 import matplotlib
@@ -22,11 +23,18 @@ plt.rcParams.update(
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # colour-blind safe
 
 
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as the content of a file: `kind` is "png" or "pdf"."""
+    content = io.BytesIO()
+    # A PDF's creation date would make every run's file different.
+    metadata = {"CreationDate": None} if kind == "pdf" else None
+    figure.savefig(content, format=kind, dpi=110, metadata=metadata)
+    return content.getvalue()
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Write `path`.png and `path`.pdf and close the figure."""
     for kind in ("png", "pdf"):
         with atomic(path.with_suffix(f".{kind}")) as temporary:
-            # A PDF's creation date would make every run's file different.
-            metadata = {"CreationDate": None} if kind == "pdf" else None
-            figure.savefig(temporary, format=kind, dpi=110, metadata=metadata)
+            temporary.write_bytes(render(figure, kind))
     plt.close(figure)

@@ -77,6 +77,15 @@ def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
     vae.float()
 
 
+def latent_shape(prior: Prior, image_size: int) -> tuple[int, int, int]:
+    """(c, H, W) of the latents of images of `image_size` pixels.
+
+    Not the U-Net's or the autoencoder's sample_size, which may be that of other images.
+    """
+    side = image_size // 2 ** (len(prior.vae.config.block_out_channels) - 1)
+    return prior.vae.config.latent_channels, side, side
+
+
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
     return vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor

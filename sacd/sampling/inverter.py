@@ -6,12 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sacd.adapters.controlnet import ControlNetAdapter, load_adapter
+from sacd.adapters.adapter import Adapter
+from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.optimization import numerics
-from sacd.prior.prior import Prior, decode, to_uint8
+from sacd.prior.prior import Prior, decode, encode, to_uint8
 from sacd.sampling.noise import initial_noise
+from sacd.sampling.refinement import Refinement, refine_latents
 from sacd.sampling.sampler import sample_latents
 
 
@@ -27,7 +29,7 @@ class Inverter:
     def __init__(
         self,
         prior: Prior,
-        adapter: ControlNetAdapter,
+        adapter: Adapter,
         backbone: Backbone | None,
         device: torch.device,
         precision: str = "bf16",
@@ -68,11 +70,22 @@ class Inverter:
         return cls(prior, loaded, backbone.to(target), target)
 
     @torch.no_grad()
+    def look(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """uint8 images (N, 3, H, W) -> features (N, C, h, w), logits (N, classes) or None.
+
+        As the inverter's backbone sees them.
+        """
+        return self._require_backbone()(images.to(self.device).float() / 255)
+
     def features(self, images: Tensor) -> Tensor:
         """uint8 images (N, 3, H, W) -> features (N, C, h, w) of the inverter's backbone."""
-        if self.backbone is None:
-            raise SacdError("This inverter was made without a backbone: give features instead.")
-        return self.backbone(images.to(self.device).float() / 255)[0]
+        return self.look(images)[0]
+
+    def round_trip(self, images: Tensor) -> Tensor:
+        """uint8 images (N, 3, S, S) through the prior's autoencoder: the best it could draw."""
+        with torch.no_grad(), numerics(self.device, self.precision):
+            latents = encode(self.prior.vae, images.to(self.device).float() / 255)
+            return to_uint8(decode(self.prior.vae, latents)).cpu()
 
     def sample(
         self,
@@ -82,11 +95,12 @@ class Inverter:
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
+        refinement: Refinement | None = None,
     ) -> Tensor:
         """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
 
         features: (N, C, h, w) rows for the same keys, or None for the null feature. For `steps`,
-        `guidance` and `guided_below` see `sample_latents`.
+        `guidance` and `guided_below` see `sample_latents`. A `refinement` needs the backbone.
         """
         noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
         conditioned = None if features is None else features.to(self.device)
@@ -94,6 +108,10 @@ class Inverter:
             latents = sample_latents(
                 self.prior, self.adapter, conditioned, noise, steps, guidance, guided_below
             )
+            if refinement is not None and conditioned is not None:
+                latents = refine_latents(
+                    self.prior, self._require_backbone(), latents, conditioned, refinement
+                )
             return to_uint8(decode(self.prior.vae, latents)).cpu()
 
     def invert(
@@ -112,3 +130,8 @@ class Inverter:
         features = self.features(images).repeat_interleave(samples, 0)
         drawn = self.sample(features, keys, seed, steps, guidance, guided_below)
         return drawn.unflatten(0, (len(images), samples))
+
+    def _require_backbone(self) -> Backbone:
+        if self.backbone is None:
+            raise SacdError("This inverter was made without a backbone: give features instead.")
+        return self.backbone

@@ -6,14 +6,14 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from sacd.adapters.controlnet import ControlNetAdapter
+from sacd.adapters.adapter import Adapter, Hint
 from sacd.prior.prior import Prior
 
 
 @torch.no_grad()
 def sample_latents(
     prior: Prior,
-    adapter: ControlNetAdapter,
+    adapter: Adapter,
     features: Tensor | None,
     noise: Tensor,
     steps: int,
@@ -31,13 +31,13 @@ def sample_latents(
     null = adapter.null_hint(len(noise))
     hint = null if features is None else adapter.hint(features)
 
-    def steered(latents: Tensor, time: Tensor, hint: Tensor) -> Tensor:
-        times, prompts = time.expand(len(hint)), prior.prompts(len(hint))
+    def steered(latents: Tensor, time: Tensor, hint: Hint) -> Tensor:
+        times, prompts = time.expand(len(latents)), prior.prompts(len(latents))
         return adapter(prior.unet, latents, times, prompts, hint).float()
 
     if features is None or guidance == 1:
         return integrate(prior, lambda latents, time: steered(latents, time, hint), noise, steps)
-    both_hints = torch.cat([null, hint])
+    both_hints = tuple(torch.cat(pair) for pair in zip(null, hint, strict=True))
     limit = guided_below * prior.scheduler.config.num_train_timesteps
 
     def guided(latents: Tensor, time: Tensor) -> Tensor:

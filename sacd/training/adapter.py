@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sacd.adapters.controlnet import ControlNetAdapter
+from sacd.adapters.adapter import Adapter
 from sacd.optimization import Progress, Recipe, Trained, numerics, step_generator, train
 from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
@@ -29,7 +29,7 @@ class Pairs:
 
 
 def train_adapter(
-    adapter: ControlNetAdapter,
+    adapter: Adapter,
     prior: Prior,
     pairs: Pairs,
     held_out: tuple[Tensor, Tensor],
@@ -72,7 +72,7 @@ def train_adapter(
 
 @torch.no_grad()
 def condition_check(
-    adapter: ControlNetAdapter,
+    adapter: Adapter,
     prior: Prior,
     latents: Tensor,
     features: Tensor,
@@ -117,6 +117,6 @@ def uses_condition(history: list[dict[str, float]]) -> bool:
 
 
 @torch.no_grad()
-def _copy(weights: dict[str, Tensor], adapter: ControlNetAdapter) -> None:
+def _copy(weights: dict[str, Tensor], adapter: Adapter) -> None:
     for name, parameter in adapter.named_parameters():
         parameter.copy_(weights[name])

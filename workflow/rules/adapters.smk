@@ -1,3 +1,18 @@
+TRAINING = expand(
+    "adapters/{backbone}/{adapter}/training.json",
+    backbone=COMPARE.backbones,
+    adapter=COMPARE.adapters,
+)
+
+DECODERS = expand(
+    "decoders/{backbone}/{decoder}/record.json",
+    backbone=COMPARE.backbones,
+    decoder=COMPARE.decoders,
+)
+
+
+# Trainings take longest: begun as soon as they can be, they leave short jobs to fill the cores at
+# the end.
 rule train_adapter:
     input:
         expand("latents/{split}/index.json", split=("train", "val")),
@@ -12,6 +27,7 @@ rule train_adapter:
         "logs/train_adapter/{backbone}-{adapter}.log",
     benchmark:
         "logs/train_adapter/{backbone}-{adapter}.benchmark.tsv"
+    priority: 10
     conda:
         "../../environment.yml"
     threads: 1
@@ -21,3 +37,29 @@ rule train_adapter:
     shell:
         "python -m stages.train_adapter --backbone {wildcards.backbone}"
         " --adapter {wildcards.adapter} 2>&1 | tee {log}"
+
+
+rule train_decoder:
+    input:
+        "data/images/train/index.json",
+        "features/{backbone}/train/index.json",
+        "models/backbones/{backbone}/model.safetensors",
+    output:
+        "decoders/{backbone}/{decoder}/config.json",
+        "decoders/{backbone}/{decoder}/decoder.safetensors",
+        "decoders/{backbone}/{decoder}/training.json",
+        "decoders/{backbone}/{decoder}/record.json",
+    log:
+        "logs/train_decoder/{backbone}-{decoder}.log",
+    benchmark:
+        "logs/train_decoder/{backbone}-{decoder}.benchmark.tsv"
+    priority: 10
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.train_decoder"),
+        settings=lambda w: settings("seed", f"decoders.{w.decoder}"),
+    shell:
+        "python -m stages.train_decoder --backbone {wildcards.backbone}"
+        " --decoder {wildcards.decoder} 2>&1 | tee {log}"

@@ -25,15 +25,18 @@ COMPARE = SETTINGS.compare
 SPLITS = ("train", "val", "test")
 
 
-# DVC's stages of scores depend on this folder, which an experiment without probes would lack.
-Path("models/probes").mkdir(parents=True, exist_ok=True)
+# DVC's stages depend on these folders, which an experiment without probes or decoders would lack.
+for folder in ("models/probes", *(f"decoders/{name}" for name in COMPARE.backbones)):
+    Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 wildcard_constraints:
     backbone="[a-z0-9_]+",
     adapter="[a-z0-9_]+",
+    decoder="[a-z0-9_]+",
     method="[a-z0-9_]+",
     probe="[a-z0-9_]+",
+    sweep="[a-z0-9_]+",
 
 
 def settings(*sections):
@@ -50,3 +53,25 @@ def shipped(source, *files):
     if path.is_dir():
         return [str(path / name) for name in files]
     return [str(path)] if path.is_file() else []
+
+
+def needed_by_method(wildcards):
+    """What a method draws with, apart from the features."""
+    backbone = wildcards.backbone
+    method = SETTINGS.methods[wildcards.method]
+    prior = [f"models/prior/{UNET}", f"models/prior/{VAE}"]
+    network = [f"models/backbones/{backbone}/model.safetensors"]
+    return {
+        "adapter": lambda: [
+            f"adapters/{backbone}/{method.adapter}/adapter.safetensors",
+            *prior,
+            *network,
+        ],
+        "nearest": lambda: [
+            f"features/{backbone}/train/index.json",
+            "data/images/train/index.json",
+        ],
+        "pixels": lambda: network,
+        "decoder": lambda: [f"decoders/{backbone}/{method.decoder}/decoder.safetensors"],
+        "guidance": lambda: [*prior, *network],
+    }[method.type]()

@@ -8,12 +8,6 @@ SCORES = expand(
     backbone=COMPARE.backbones,
     method=[*COMPARE.methods, "references"],
 )
-TRAINING = expand(
-    "adapters/{backbone}/{adapter}/training.json",
-    backbone=COMPARE.backbones,
-    adapter=COMPARE.adapters,
-)
-
 # By content: their paths would make a repository that was moved stale.
 CAPTIONS = digest(
     {path.name: path.read_text() for path in (ROOT / "workflow/report").glob("*.rst")}
@@ -25,6 +19,7 @@ rule make_tables:
         SAMPLES,
         SCORES,
         TRAINING,
+        DECODERS,
     output:
         report(
             "results/tables/main.csv",
@@ -78,13 +73,18 @@ rule plot_figures:
             caption="../report/scores.rst",
         ),
         report(
+            "results/figures/tradeoffs.png",
+            category="Figures",
+            caption="../report/tradeoffs.rst",
+        ),
+        report(
             "results/figures/training.png",
             category="Figures",
             caption="../report/training.rst",
         ),
         expand(
             "results/figures/{name}.pdf",
-            name=("reconstructions", "scores", "training"),
+            name=("reconstructions", "scores", "tradeoffs", "training"),
         ),
         "results/figures/record.json",
     log:
@@ -134,7 +134,13 @@ rule write_report:
         "results/tables/main.md",
         expand(
             "results/figures/{name}.png",
-            name=("reconstructions", "scores", "training", "prior_samples"),
+            name=(
+                "reconstructions",
+                "scores",
+                "tradeoffs",
+                "training",
+                "prior_samples",
+            ),
         ),
     output:
         "results/report.html",

@@ -3,10 +3,8 @@ FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name 
 
 rule draw_samples:
     input:
-        lambda w: f"adapters/{w.backbone}/{SETTINGS.methods[w.method].adapter}/adapter.safetensors",
         "features/{backbone}/test/index.json",
-        f"models/prior/{UNET}",
-        f"models/prior/{VAE}",
+        needed_by_method,
     output:
         "samples/{backbone}/{method}/index.json",
         "samples/{backbone}/{method}/record.json",
@@ -23,6 +21,56 @@ rule draw_samples:
     shell:
         "python -m stages.draw_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
+
+
+# Waits for everything that any method needs, as its DVC stage does.
+rule sweep_method:
+    input:
+        expand("data/images/{split}/index.json", split=("train", "val")),
+        MANIFEST,
+        expand(
+            "features/{network}/{split}/index.json",
+            network=COMPARE.networks,
+            split=("train", "val"),
+        ),
+        expand("models/backbones/{network}/model.safetensors", network=COMPARE.networks),
+        FINDERS,
+        f"models/prior/{UNET}",
+        f"models/prior/{VAE}",
+        TRAINING,
+        DECODERS,
+    output:
+        report(
+            "results/sweeps/{sweep}.csv",
+            category="Sweeps",
+            caption="../report/sweep.rst",
+        ),
+        report(
+            "results/sweeps/{sweep}.png",
+            category="Sweeps",
+            caption="../report/sweep.rst",
+        ),
+        "results/sweeps/{sweep}.pdf",
+        "results/sweeps/{sweep}.record.json",
+    log:
+        "logs/sweep_method/{sweep}.log",
+    benchmark:
+        "logs/sweep_method/{sweep}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.sweep_method"),
+        settings=lambda w: settings(
+            "seed",
+            f"sweeps.{w.sweep}",
+            "methods",
+            "compare.backbones",
+            "compare.judge",
+            "compare.probes",
+        ),
+    shell:
+        "python -m stages.sweep_method --sweep {wildcards.sweep} 2>&1 | tee {log}"
 
 
 rule score_samples:

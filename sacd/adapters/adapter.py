@@ -1,0 +1,103 @@
+"""What every adapter is: a feature encoder, and a network that steers the frozen U-Net by it."""
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from diffusers import UNet2DConditionModel
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sacd.adapters.encoder import FeatureEncoder
+from sacd.errors import SacdError
+from sacd.features.whitening import Whitening
+from sacd.files import atomic, read_json, write_json
+
+Hint = tuple[Tensor, ...]  # what features say, brought to the latent grid once an image
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What determines an adapter apart from its weights and its prior.
+
+    `feature_shape` is (C, h, w) of the backbone's map, `grid` the latents' (H, W).
+    """
+
+    type: str
+    conditioning: str
+    backbone: str
+    layer: str
+    feature_shape: tuple[int, int, int]
+    grid: tuple[int, int]
+    hidden: int
+
+
+class Adapter(nn.Module, ABC):
+    """Steers a frozen U-Net: `hint` once an image, `forward` once a step.
+
+    Attributes:
+        config: what made it.
+        encoder: the feature encoder.
+    """
+
+    def __init__(self, config: AdapterConfig, whitening: Whitening, unet: UNet2DConditionModel):
+        super().__init__()
+        self.config = config
+        self.encoder = FeatureEncoder(
+            whitening,
+            pooled=config.conditioning == "pooled",
+            grid=config.grid,
+            hidden=config.hidden,
+            width=unet.config.block_out_channels[0],
+        )
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, unet: UNet2DConditionModel) -> Self:
+        """Load a folder made by `save` for the prior's `unet`; raises `SacdError`."""
+        raw = read_json(folder / "config.json")
+        try:
+            config = AdapterConfig(
+                **{**raw, "feature_shape": tuple(raw["feature_shape"]), "grid": tuple(raw["grid"])}
+            )
+        except (KeyError, TypeError) as error:
+            raise SacdError(f"{folder}: config.json is not an adapter's ({error}).") from error
+        adapter = cls(config, Whitening.blank(config.feature_shape[0]), unet)
+        try:
+            adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
+        except (OSError, SafetensorError, RuntimeError) as error:
+            raise SacdError(f"{folder}: not an adapter for this prior: {error}") from error
+        return adapter.float().eval().requires_grad_(False)
+
+    def save(self, folder: Path) -> None:
+        """Write configuration and weights: fp16, but the whitening in full."""
+        tensors = {name: p.half().contiguous() for name, p in self.named_parameters()}
+        tensors |= {name: b.contiguous() for name, b in self.named_buffers()}
+        with atomic(folder) as temporary:
+            temporary.mkdir()
+            save_file(tensors, temporary / "adapter.safetensors")
+            write_json(temporary / "config.json", asdict(self.config))
+
+    def hint(self, features: Tensor, dropped: Tensor | None = None) -> Hint:
+        """Features (N, C, h, w) -> hint; rows where `dropped` is true get the null feature."""
+        return self.spread(self.encoder(features, dropped))
+
+    def null_hint(self, count: int) -> Hint:
+        """The hint of the null feature for `count` images."""
+        return self.spread(self.encoder.null_hint(count))
+
+    @abstractmethod
+    def spread(self, encoded: Tensor) -> Hint:
+        """All that can be computed from the encoded features (N, width, H, W) alone."""
+
+    @abstractmethod
+    def forward(
+        self,
+        unet: UNet2DConditionModel,
+        noisy: Tensor,
+        times: Tensor,
+        prompts: Tensor,
+        hint: Hint,
+    ) -> Tensor:
+        """The steered U-Net's prediction for noised latents (N, c, H, W)."""

@@ -1,0 +1,53 @@
+"""What fidelity costs: against seconds an image, and against realism."""
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.figure import Figure
+
+from sacd.figures.intervals import LABELS
+from sacd.figures.style import COLORS
+
+MARKERS = "osD^vP*X<>hd"
+AGAINST = {
+    "seconds_per_image": "seconds an image (all its samples)",
+    "judge_frechet": "Fréchet distance to real images, for the judge",
+}
+
+
+def plot_tradeoffs(table: pd.DataFrame, metric: str = "cos_median") -> Figure:
+    """A row of panels a backbone: `metric` of each method against its cost and its realism.
+
+    The dashed line is the ceiling, the autoencoder's round trip.
+    """
+    backbones = list(dict.fromkeys(table.backbone))
+    methods = list(dict.fromkeys(table.method[table.kind == "method"]))
+    figure, axes = plt.subplots(
+        len(backbones), len(AGAINST), figsize=(8.5, 2.4 * len(backbones) + 0.9),
+        sharex="col", sharey="row", squeeze=False,
+    )  # fmt: skip
+    for backbone, row_axes in zip(backbones, axes, strict=True):
+        rows = table[table.backbone == backbone].set_index("method")
+        for key, axis in zip(AGAINST, row_axes, strict=True):
+            axis.axhline(rows.loc["autoencoder", metric], color="0.6", linewidth=1, linestyle="--")
+            for number, name in enumerate(methods):
+                row = rows.loc[name]
+                errors = [
+                    [row[metric] - row[f"{metric}_low"]],
+                    [row[f"{metric}_high"] - row[metric]],
+                ]
+                axis.errorbar(
+                    row[key], row[metric], yerr=errors, fmt=MARKERS[number % len(MARKERS)],
+                    color=COLORS[number % len(COLORS)], label=name, markersize=6,
+                )  # fmt: skip
+            axis.grid(color="0.92")
+        row_axes[0].set_ylabel(f"{backbone}\n{LABELS[metric]}")
+    for (key, label), axis in zip(AGAINST.items(), axes[-1], strict=True):
+        costs = table[key][table.kind == "method"]
+        if costs.max() > 10 * costs.min() > 0:
+            axis.set_xscale("log")
+        else:
+            axis.set_xlim(left=0)
+        axis.set_xlabel(label)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center",
+                  ncols=5, frameon=False)  # fmt: skip
+    return figure

@@ -1,0 +1,192 @@
+"""From a method's section in params.yaml to a function that draws images from features."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sacd.adapters.registry import load_adapter
+from sacd.backbones.backbone import Backbone
+from sacd.baselines.decoder import FeatureDecoder
+from sacd.baselines.guidance import FeatureGuidance, guided_latents
+from sacd.baselines.nearest import nearest_rows
+from sacd.baselines.pixels import PixelSearch, optimise_pixels
+from sacd.features.distance import relative_distance
+from sacd.optimization import numerics
+from sacd.prior.prior import Prior, decode, latent_shape, to_uint8
+from sacd.sampling.inverter import Inverter
+from sacd.sampling.noise import initial_noise, noise_seed
+from sacd.sampling.refinement import Refinement
+from sacd.sampling.selection import best_of
+from sacd.shards import INDEX, Shards
+from stages.artefacts import (
+    PRIOR,
+    UNET_WEIGHTS,
+    VAE_WEIGHTS,
+    adapter_folder,
+    backbone_folder,
+    decoder_folder,
+    feature_folder,
+    image_folder,
+)
+from stages.common import device
+from stages.settings import (
+    AdapterMethod,
+    DecoderMethod,
+    GuidanceMethod,
+    MethodSettings,
+    NearestMethod,
+    PixelMethod,
+    Settings,
+)
+
+ROWS = 256  # of the training set that are compared at once
+
+# (image ids, features (N, C, h, w)) -> arrays: "images" uint8 (N, K, 3, S, S) and, where there is
+# noise, "noise_seed" (N, K).
+Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
+
+PRIOR_FILES = [PRIOR / UNET_WEIGHTS, PRIOR / "vae" / VAE_WEIGHTS]
+
+
+def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[Draw, list[Path]]:
+    """A method's `Draw` for a backbone, and the files that, beside the features, decide it."""
+    match method:
+        case AdapterMethod():
+            return _by_adapter(method, backbone, settings.seed)
+        case NearestMethod():
+            return _by_retrieval(method, backbone)
+        case PixelMethod():
+            return _by_pixels(method, backbone, settings)
+        case DecoderMethod():
+            return _by_decoder(method, backbone)
+        case GuidanceMethod():
+            return _by_guidance(method, backbone, settings)
+
+
+def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, list[Path]]:
+    trained = adapter_folder(backbone, method.adapter)
+    prior = Prior.from_pretrained(PRIOR).to(device())
+    looks = method.refinement is not None or method.best_of > 1
+    inverter = Inverter(
+        prior,
+        load_adapter(trained, prior.unet).to(device()),
+        _load_backbone(backbone) if looks else None,
+        device(),
+    )
+    chosen = method.refinement
+    refinement = Refinement(chosen.steps, chosen.rate) if chosen else None
+
+    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+        drawn = method.samples * method.best_of
+        keys = _keys(ids, drawn)
+        repeated = features.repeat_interleave(drawn, 0)
+        images = inverter.sample(
+            repeated if method.features == "true" else None,
+            keys, seed, method.steps, method.guidance, method.guided_below, refinement,
+        ).unflatten(0, (-1, drawn))  # fmt: skip
+        seeds = _seeds(seed, keys, drawn)
+        if method.best_of == 1:
+            return {"images": images, "noise_seed": seeds}
+        seen = inverter.features(images.flatten(0, 1)).cpu()
+        distances = relative_distance(seen, repeated).unflatten(0, (-1, drawn))
+        kept = best_of(distances, method.samples)
+        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+
+    files = [trained / "adapter.safetensors", *PRIOR_FILES]
+    return draw, [*files, _weights(backbone)] if looks else files
+
+
+def _by_retrieval(method: NearestMethod, backbone: str) -> tuple[Draw, list[Path]]:
+    features, images = Shards(feature_folder(backbone, "train")), Shards(image_folder("train"))
+    features.require_ids(images.ids, str(images.folder))
+    blocks = [range(start, min(start + ROWS, len(images))) for start in range(0, len(images), ROWS)]
+
+    def draw(ids: Sequence[str], maps: Tensor) -> dict[str, Tensor]:
+        trained = (features.read("features", block) for block in blocks)
+        rows = nearest_rows(maps, trained, method.samples)
+        found = images.read("images", rows.flatten().tolist())
+        return {"images": found.unflatten(0, rows.shape)}
+
+    return draw, [features.folder / INDEX, images.folder / INDEX]
+
+
+def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[Draw, list[Path]]:
+    network = _load_backbone(backbone)
+    search = PixelSearch(method.steps, method.learning_rate, method.variation, method.norm)
+    shape = (3, settings.images.size, settings.images.size)
+
+    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+        tried = method.samples * method.restarts
+        keys = _keys(ids, tried)
+        noise = initial_noise(settings.seed, keys, shape).to(device())
+        targets = features.repeat_interleave(tried, 0).to(device())
+        found, losses = optimise_pixels(network, targets, noise, search)
+        kept = best_of(losses.cpu().unflatten(0, (-1, tried)), method.samples)
+        images = to_uint8(found).cpu().unflatten(0, (-1, tried))
+        seeds = _seeds(settings.seed, keys, tried)
+        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+
+    return draw, [_weights(backbone)]
+
+
+def _by_decoder(method: DecoderMethod, backbone: str) -> tuple[Draw, list[Path]]:
+    folder = decoder_folder(backbone, method.decoder)
+    decoder = FeatureDecoder.from_pretrained(folder).to(device())
+
+    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+        with torch.no_grad(), numerics(device(), "bf16"):
+            return {"images": to_uint8(decoder(features.to(device())))[:, None].cpu()}
+
+    return draw, [folder / "decoder.safetensors"]
+
+
+def _by_guidance(
+    method: GuidanceMethod, backbone: str, settings: Settings
+) -> tuple[Draw, list[Path]]:
+    network, prior = _load_backbone(backbone), Prior.from_pretrained(PRIOR).to(device())
+    guidance = FeatureGuidance(method.steps, method.strength, method.recurrences)
+    seed, shape = settings.seed, latent_shape(prior, settings.images.size)
+
+    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+        keys = _keys(ids, method.samples)
+        noise = initial_noise(seed, keys, shape).to(device())
+
+        def fresh(travel: int) -> Tensor:
+            travelled = [(f"{name}, travel {travel}", sample) for name, sample in keys]
+            return initial_noise(seed, travelled, shape).to(device())
+
+        targets = features.repeat_interleave(method.samples, 0).to(device())
+        with numerics(device(), "bf16"):
+            latents = guided_latents(prior, network, targets, noise, fresh, guidance)
+            with torch.no_grad():
+                images = to_uint8(decode(prior.vae, latents)).cpu()
+        return {
+            "images": images.unflatten(0, (-1, method.samples)),
+            "noise_seed": _seeds(seed, keys, method.samples),
+        }
+
+    return draw, [*PRIOR_FILES, _weights(backbone)]
+
+
+def _keys(ids: Sequence[str], samples: int) -> list[tuple[str, int]]:
+    return [(name, k) for name in ids for k in range(samples)]
+
+
+def _seeds(seed: int, keys: list[tuple[str, int]], samples: int) -> Tensor:
+    """The seed of every sample's noise, (N, K)."""
+    return torch.tensor([noise_seed(seed, *key) for key in keys]).unflatten(0, (-1, samples))
+
+
+def _take(images: Tensor, kept: Tensor) -> Tensor:
+    """Images (N, M, ...) at indices (N, K) -> (N, K, ...)."""
+    return images[torch.arange(len(images))[:, None], kept]
+
+
+def _load_backbone(backbone: str) -> Backbone:
+    return Backbone.from_pretrained(backbone_folder(backbone)).to(device())
+
+
+def _weights(backbone: str) -> Path:
+    return backbone_folder(backbone) / "model.safetensors"

@@ -1,0 +1,77 @@
+"""Try a method's parameters on validation images: results/sweeps/<sweep>.{csv,png,pdf}."""
+
+import argparse
+import time
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from sacd.figures.style import save_figure
+from sacd.figures.sweep import plot_sweep
+from sacd.files import atomic
+from sacd.metrics.bootstrap import mean_interval
+from sacd.metrics.scoring import Eyes, Truth
+from stages.artefacts import sweep_file
+from stages.common import Clock, progress, run
+from stages.evaluation import IMAGES_PER_BATCH, load_eyes, load_truth, score_images
+from stages.methods import Draw, prepare
+from stages.settings import changed, load_settings, pick
+
+METRICS = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "spread_image")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sweep", required=True)
+    name = parser.parse_args().sweep
+    clock, settings = Clock(), load_settings()
+    sweep = pick(settings.sweeps, name, "sweep")
+    rows = []
+    for backbone in settings.compare.backbones:
+        truth = load_truth(backbone, settings, "val", sweep.images)
+        eyes = load_eyes(backbone, settings)
+        for changes in sweep.combinations():
+            draw, _ = prepare(settings, backbone, changed(settings.methods[sweep.method], changes))
+            label = f"{name} {backbone} {changes}"
+            scores = _try(draw, truth, eyes, label, settings.seed)
+            rows.append({"backbone": backbone, **changes, **scores})
+    table = pd.DataFrame(rows)
+    path = sweep_file(name)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    shown = [metric for metric in METRICS if metric in table]
+    varied = [key for key, values in sweep.over.items() if len(values) > 1]
+    save_figure(plot_sweep(table, varied or list(sweep.over), shown), path.with_suffix(""))
+    clock.finish(
+        path.with_suffix(".record.json"),
+        {
+            "seed": settings.seed,
+            "sweep": sweep.model_dump(),
+            "method": settings.methods[sweep.method].model_dump(),
+        },
+    )
+
+
+def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float]:
+    """Mean scores, with intervals, of one way to draw, and its seconds an image."""
+    images: list[Tensor] = []
+    starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
+    started = time.monotonic()
+    for start in progress(f"draws {label}")(iter(starts), len(starts)):
+        block = truth.rows(start, start + IMAGES_PER_BATCH)
+        images.append(draw(block.ids, block.features)["images"])
+    seconds = (time.monotonic() - started) / len(truth.ids)
+    drawn = torch.cat(images)
+    table, _ = score_images(truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}")
+    row = {"seconds_per_image": seconds}
+    for metric in METRICS:
+        if metric in table:
+            values = table.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
+            mean, low, high = mean_interval(values, seed)
+            row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    return row
+
+
+if __name__ == "__main__":
+    run(main)
