@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from stages.common import run
 
@@ -13,28 +14,40 @@ def main() -> None:
     invert = commands.add_parser(
         "invert", help="draw images whose features match those of an image"
     )
-    invert.add_argument("image", type=Path, metavar="IMAGE")
-    invert.add_argument(
-        "--adapter", type=Path, required=True, metavar="DIR",
-        help="a trained adapter: EXPERIMENT/adapters/BACKBONE/ADAPTER",
-    )  # fmt: skip
-    invert.add_argument("--samples", type=int, default=4, metavar="K")
-    invert.add_argument("--out", type=Path, required=True, metavar="FILE")
-    invert.add_argument("--seed", type=int, default=0)
-    invert.add_argument("--steps", type=int, default=20)
-    invert.add_argument("--guidance", type=float, default=5.0)
     invert.set_defaults(command=_invert)
-    arguments = parser.parse_args()
-    run(lambda: arguments.command(arguments))
+    explain = commands.add_parser(
+        "explain", help="show what an image's features fix, and what the prior fills in"
+    )
+    explain.set_defaults(command=_explain)
+    for command in (invert, explain):
+        command.add_argument("image", type=Path, metavar="IMAGE")
+        command.add_argument(
+            "--adapter", type=Path, required=True, metavar="DIR",
+            help="a trained adapter: EXPERIMENT/adapters/BACKBONE/ADAPTER",
+        )  # fmt: skip
+        command.add_argument("--samples", type=int, default=4, metavar="K")
+        command.add_argument("--out", type=Path, required=True, metavar="FILE")
+        command.add_argument("--seed", type=int, default=0)
+        command.add_argument("--steps", type=int, default=20)
+        command.add_argument("--guidance", type=float, default=5.0)
+    arguments = vars(parser.parse_args())
+    command = arguments.pop("command")
+    run(lambda: command(**arguments))
 
 
-def _invert(arguments: argparse.Namespace) -> None:
-    from stages.invert import invert  # torch takes seconds to import: `sacd --help` must not
+# torch takes seconds to import: `sacd --help` must not.
 
-    invert(
-        arguments.image, arguments.adapter, arguments.samples, arguments.out,
-        arguments.seed, arguments.steps, arguments.guidance,
-    )  # fmt: skip
+
+def _invert(**arguments: Any) -> None:
+    from stages.invert import invert
+
+    invert(**arguments)
+
+
+def _explain(**arguments: Any) -> None:
+    from stages.explain import explain
+
+    explain(**arguments)
 
 
 if __name__ == "__main__":

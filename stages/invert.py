@@ -24,16 +24,7 @@ def invert(
         raise SacdError("--samples and --steps must be at least 1.")
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise SacdError(f"--out {out}: unknown image type '{out.suffix}'; name it .png, say.")
-    try:
-        data = image.read_bytes()
-    except OSError as error:
-        raise SacdError(f"{image}: cannot be read ({error.strerror}).") from error
-    inverter = Inverter.from_pretrained(adapter, device=str(device()))
-    try:
-        pixels, _, _ = load_square(data, inverter.image_size)
-    except Unusable as reason:
-        raise SacdError(f"{image}: {reason}.") from reason
-    original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    inverter, original = open_both(adapter, image)
     drawn = inverter.invert(original[None], samples, seed, steps, guidance, ids=[image.name])[0]
     _save_row(torch.cat([original[None], drawn]), out)
     truth = inverter.features(original[None]).cpu()
@@ -41,6 +32,20 @@ def invert(
     for number, cosine in enumerate(scores["cos_median"].tolist()):
         print(f"sample {number + 1}: cos_median {cosine:.3f}")
     print(f"{out}: the original, then {samples} samples")
+
+
+def open_both(adapter: Path, image: Path) -> tuple[Inverter, torch.Tensor]:
+    """The inverter, and the square from the image's middle as it wants it: uint8 (3, S, S)."""
+    try:
+        data = image.read_bytes()  # first, because loading an inverter takes seconds
+    except OSError as error:
+        raise SacdError(f"{image}: cannot be read ({error.strerror}).") from error
+    inverter = Inverter.from_pretrained(adapter, device=str(device()))
+    try:
+        pixels, _, _ = load_square(data, inverter.image_size)
+    except Unusable as reason:
+        raise SacdError(f"{image}: {reason}.") from reason
+    return inverter, torch.from_numpy(pixels.copy()).permute(2, 0, 1)
 
 
 def _save_row(images: torch.Tensor, out: Path) -> None:

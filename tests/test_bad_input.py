@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import one_message
 from PIL import Image
 
-from sacd.backbones.backbone import save_backbone
 from sacd.files import read_json
 from sacd.images.collection import Collection
 from sacd.shards import Shards, write_shards
@@ -45,16 +45,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError(f"asked the network for {arguments[0]}")
 
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-
-
-def one_message(status: int, stderr: str) -> str:
-    """What a mistake must end in: exit status 1 and a last line `error: ...`, no traceback."""
-    assert status == 1, stderr
-    assert "Traceback" not in stderr
-    head, mark, message = stderr.rpartition("error: ")
-    assert mark, stderr
-    assert head == "" or head.endswith("\n")  # at most progress bars before it
-    return message
 
 
 class TestProcesses:
@@ -373,95 +363,3 @@ class TestModels:
             lambda start, stop: {"latents": torch.ones(2, 4, 8, 8)}, {},
         )  # fmt: skip
         assert "models/autoencoder" in one_message(*call_stage(stage))
-
-
-class TestInvert:
-    @pytest.fixture
-    def experiment(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
-    ) -> Path:  # fmt: skip
-        """An experiment's models and one picture; the current folder."""
-        prior, backbone = tiny_prior(), tiny_backbone()
-        prior.save(tmp_path / "models/prior")
-        save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
-        tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
-        Image.effect_noise((50, 40), 80).save(tmp_path / "picture.png")
-        monkeypatch.chdir(tmp_path)
-        return tmp_path
-
-    @pytest.fixture
-    def invert(self, call_stage: Callable) -> Callable[..., tuple[int, str]]:
-        """Call with options that differ from a right call."""
-
-        def call(image: str = "picture.png", **options: str) -> tuple[int, str]:
-            named = {"adapter": "adapters/tiny/spatial", "out": "row.png", "steps": "2"} | options
-            flags = [part for name, value in named.items() for part in (f"--{name}", value)]
-            return call_stage("cli", "invert", image, *flags)
-
-        return call
-
-    def test_writes_the_original_and_its_samples(self, experiment: Path, invert: Callable):
-        status, stderr = invert(samples="3")
-        assert status == 0, stderr
-        with Image.open(experiment / "row.png") as row:
-            assert row.size == (4 * 32 + 3 * 4, 32)
-            left = np.asarray(row.convert("L"))[:, :32].astype(int)
-        with Image.open(experiment / "picture.png") as original:
-            expected = np.asarray(
-                original.resize((32, 32), Image.Resampling.BICUBIC, (5, 0, 45, 40))
-            )
-        assert abs(left - expected).max() <= 1
-
-    def test_the_seed_decides_the_samples(self, experiment: Path, invert: Callable):
-        for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-            invert(out=f"{name}.png", seed=seed)
-        first, second, other = ((experiment / f"{name}.png").read_bytes() for name in "abc")
-        assert first == second != other
-
-    def test_a_missing_image(self, experiment: Path, invert: Callable):
-        message = one_message(*invert("absent.png"))
-        assert message == "absent.png: cannot be read (No such file or directory).\n"
-
-    def test_a_tiny_image(self, experiment: Path, invert: Callable):
-        Image.new("RGB", (16, 64)).save(experiment / "tiny.png")
-        assert one_message(*invert("tiny.png")) == "tiny.png: too small: 16x64 px, needs 32.\n"
-
-    def test_a_file_that_is_no_image(self, experiment: Path, invert: Callable):
-        (experiment / "text.png").write_text("hello")
-        assert one_message(*invert("text.png")).startswith("text.png: unreadable: ")
-
-    @pytest.mark.parametrize("folder", ["adapters/tiny", "nowhere", "/"])
-    def test_a_folder_that_is_no_adapter(self, experiment: Path, invert: Callable, folder: str):
-        message = one_message(*invert(adapter=folder))
-        assert message.startswith(f"{folder}: not an adapter's folder (no config.json)")
-        assert not (experiment / "row.png").exists()
-
-    def test_a_backbones_folder_in_the_adapters_place(self, experiment: Path, invert: Callable):
-        message = one_message(*invert(adapter="models/backbones/tiny"))
-        assert "models/backbones/tiny" in message
-        assert "adapter" in message
-
-    @pytest.mark.parametrize("option", ["samples", "steps"])
-    @pytest.mark.parametrize("value", ["0", "-3"])
-    def test_numbers_below_one(self, experiment: Path, invert: Callable, option: str, value: str):
-        message = one_message(*invert(**{option: value}))
-        assert message == "--samples and --steps must be at least 1.\n"
-
-    def test_a_number_that_is_none_is_told_with_the_usage(self, experiment: Path, invert: Callable):
-        status, stderr = invert(samples="many")
-        assert status == 2
-        assert "argument --samples: invalid int value: 'many'" in stderr
-
-    @pytest.mark.parametrize("name", ["row.xyz", "row", "row.psd"])
-    def test_an_image_type_that_cannot_be_written(
-        self, experiment: Path, invert: Callable, name: str
-    ):
-        message = one_message(*invert(out=name))
-        assert message.startswith(f"--out {name}: ")
-        assert ".png" in message
-        assert not (experiment / name).exists()
-
-    def test_a_place_that_cannot_be_written(self, experiment: Path, invert: Callable):
-        message = one_message(*invert(out="picture.png/row.png"))
-        assert message.startswith("picture.png/row.png: could not be written")
