@@ -33,14 +33,18 @@ def load_truth(
     for features in (seen, judged):
         features.require_ids(images.ids, str(images.folder))
     rows = spread_rows(images, count or len(images))
+
+    def read(shards: Shards, name: str) -> Tensor:
+        return shards.read_all(name) if count is None else shards.read(name, rows)
+
     masks = load_masks(split, settings.images.size)[rows] if settings.compare.probes else None
     return Truth(
         ids=[images.ids[row] for row in rows],
-        images=images.read("images", rows),
-        features=seen.read("features", rows),
-        logits=seen.read("logits", rows) if seen.has("logits") else None,
-        judge_features=judged.read("features", rows),
-        judge_logits=judged.read("logits", rows) if judged.has("logits") else None,
+        images=read(images, "images"),
+        features=read(seen, "features"),
+        logits=read(seen, "logits") if seen.has("logits") else None,
+        judge_features=read(judged, "features"),
+        judge_logits=read(judged, "logits") if judged.has("logits") else None,
         masks=masks,
     )
 

@@ -1,7 +1,5 @@
 """Explain one image: samples from its features, where they agree with it and where they vary."""
 
-import base64
-import html
 from pathlib import Path
 
 import numpy as np
@@ -11,16 +9,21 @@ from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.figures.explanation import Seen, plot_explanation
-from sacd.figures.style import render
+from sacd.figures.style import render, rgb, score_note
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
 from sacd.metrics.images import image_scores, pixel_spread
 from sacd.sampling.inverter import Inverter
 from stages.invert import open_both
+from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
-SPREAD_LIMIT = 0.3
-STYLE = "body { font: 16px/1.5 sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }"
+HOW_TO_READ = (
+    "Above: the image, its round trip through the prior's autoencoder (the best it could draw), a "
+    "sample without features (what the prior draws by itself), and samples from the image's "
+    "features. Below: where the samples differ from one another (bright: filled in by the prior, "
+    "dark: fixed by the features), and where each picture's features agree with the image's."
+)
 
 
 def explain(
@@ -42,15 +45,18 @@ def explain(
     scores, cosines = _look(inverter, original, torch.stack(list(pictures.values())))
     spread = pixel_spread(drawn[None].float() / 255)[0].numpy()
     seen = [
-        Seen(title, _rgb(picture), values, _note(row))
-        for (title, picture), values, row in zip(
+        Seen(title, rgb(shown), values, score_note(row["cos_median"], row.get("top1_match")))
+        for (title, shown), values, row in zip(
             pictures.items(), cosines, scores.to_dict("records"), strict=True
         )
     ]
     scores.insert(0, "image", [title.replace("\n", " ") for title in pictures])
-    figure = plot_explanation(_rgb(original), spread, seen, SPREAD_LIMIT)
+    figure = plot_explanation(rgb(original), spread, seen)
     if out.suffix.lower() == ".html":
-        _write_page(out, image.name, adapter, scores, render(figure, "png"))
+        title = f"What {adapter.parent.name} sees in {image.name}"
+        table = scores.to_html(index=False, border=0, float_format="%.3f")
+        parts = [f"<p>{HOW_TO_READ}</p>", picture(render(figure, "png"), title), table]
+        write_page(out, title, parts)
     else:
         with atomic(out) as temporary:
             temporary.write_bytes(render(figure, out.suffix[1:].lower()))
@@ -73,32 +79,3 @@ def _look(
     table = pd.DataFrame({name: found[name].numpy() for name in names if name in found})
     maps = location_cosines(ours, truth).unflatten(1, tuple(features.shape[2:]))
     return table, list(maps.numpy())
-
-
-def _note(row: dict[str, float]) -> str:
-    same = "" if "top1_match" not in row else (" ✓" if row["top1_match"] else " ✗")
-    return f"cos {row['cos_median']:.2f}{same}"
-
-
-def _rgb(image: Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).numpy()
-
-
-def _write_page(out: Path, name: str, adapter: Path, scores: pd.DataFrame, picture: bytes) -> None:
-    title = html.escape(f"What {adapter.parent.name} sees in {name}")
-    text = (
-        "Above: the image, its round trip through the prior's autoencoder (the best it could "
-        "draw), a sample without features (what the prior draws by itself), and samples from the "
-        "image's features. Below: where the samples differ from one another (bright: filled in by "
-        "the prior, dark: fixed by the features), and where each picture's features agree with "
-        "the image's."
-    )
-    encoded = base64.b64encode(picture).decode()
-    with atomic(out) as temporary:
-        temporary.write_text(
-            f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-            f"<style>{STYLE} img {{ max-width: 100%; }} td, th {{ padding: 0.2rem 0.6rem; }}"
-            f"</style></head><body><h1>{title}</h1><p>{text}</p>"
-            f"<img alt='{title}' src='data:image/png;base64,{encoded}'>"
-            f"{scores.to_html(index=False, border=0, float_format='%.3f')}</body></html>\n"
-        )

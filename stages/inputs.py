@@ -1,5 +1,6 @@
 """Reading artefacts that several stages need, checked against the manifest."""
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -29,6 +30,13 @@ def load_images(split: str) -> tuple[Tensor, Tensor]:
 def load_masks(split: str, size: int) -> Tensor:
     """Masks of the true objects, bool (N, size, size), in the order of the images."""
     return torch.from_numpy(unpack_masks(open_images(split)[1]["mask"], size))
+
+
+def rows_over_classes(manifest: pd.DataFrame, count: int) -> list[int]:
+    """Rows of images to show, spread over the classes; by a rule, so that nobody picked them."""
+    by_class = np.argsort(manifest.label.to_numpy(), kind="stable")
+    places = np.linspace(0, len(manifest) - 1, count + 2).round().astype(int)[1:-1]
+    return by_class[places].tolist()
 
 
 def spread_rows(shards: Shards, count: int) -> list[int]:

@@ -11,7 +11,7 @@ from itertools import pairwise
 import pandas as pd
 
 from sacd.files import atomic, read_json
-from sacd.metrics.bootstrap import mean_interval
+from sacd.metrics.bootstrap import summarise
 from stages.artefacts import (
     REFERENCE_SCORES,
     REFERENCES,
@@ -70,13 +70,7 @@ def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object
         "images": scores.image_id.nunique(),
         "samples_per_image": int(scores.groupby("image_id").size().iloc[0]),
     }
-    for metric in METRICS:
-        if metric not in scores:
-            row |= {metric: None, f"{metric}_low": None, f"{metric}_high": None}
-            continue
-        values = scores.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
-        mean, low, high = mean_interval(values, settings.seed)
-        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    row |= summarise(scores, METRICS, settings.seed)
     row |= read_json(path.with_suffix(".sets.json"))[method]
     if not reference:
         record = read_record(sample_folder(backbone, method))

@@ -14,7 +14,8 @@ from sacd.baselines.nearest import nearest_rows
 from sacd.baselines.pixels import PixelSearch, optimise_pixels
 from sacd.features.distance import relative_distance
 from sacd.optimization import numerics
-from sacd.prior.prior import Prior, decode, latent_shape, to_uint8
+from sacd.prior.latents import decode_latents
+from sacd.prior.prior import Prior, latent_shape, to_uint8
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.sampling.refinement import Refinement
@@ -160,8 +161,7 @@ def _by_guidance(
         targets = features.repeat_interleave(method.samples, 0).to(device())
         with numerics(device(), "bf16"):
             latents = guided_latents(prior, network, targets, noise, fresh, guidance)
-            with torch.no_grad():
-                images = to_uint8(decode(prior.vae, latents)).cpu()
+            images = decode_latents(prior.vae, latents, device())
         return {
             "images": images.unflatten(0, (-1, method.samples)),
             "noise_seed": _seeds(seed, keys, method.samples),

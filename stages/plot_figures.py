@@ -2,13 +2,11 @@
 
 import argparse
 
-import numpy as np
 import pandas as pd
-from torch import Tensor
 
 from sacd.figures.intervals import plot_intervals
 from sacd.figures.reconstructions import Panel, plot_reconstructions
-from sacd.figures.style import save_figure
+from sacd.figures.style import rgb, save_figure, score_note
 from sacd.figures.tradeoffs import plot_tradeoffs
 from sacd.figures.training import plot_training
 from sacd.files import read_json
@@ -24,18 +22,17 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, run
-from stages.inputs import open_images
+from stages.inputs import open_images, rows_over_classes
 from stages.settings import Settings, load_settings
 
 IMAGES_SHOWN = 3
 SAMPLES_SHOWN = 4
-SPREAD_LIMIT = 0.3
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock, settings = Clock(), load_settings()
-    save_figure(plot_reconstructions(_rows(settings), SPREAD_LIMIT), FIGURES / "reconstructions")
+    save_figure(plot_reconstructions(_rows(settings)), FIGURES / "reconstructions")
     table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
     metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
     present = [name for name in metrics if table[name].notna().any()]
@@ -56,19 +53,16 @@ def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:
     """For a few test images, a row for each backbone."""
     (test, manifest), round_trip = open_images("test"), Shards(ROUND_TRIP)
     round_trip.require_ids(test.ids, "the test split")
-    # Spread over the classes; by a rule, so that nobody picked them.
-    by_class = np.argsort(manifest.label.to_numpy(), kind="stable")
-    places = np.linspace(0, len(test) - 1, IMAGES_SHOWN + 2).round().astype(int)[1:-1]
     rows = []
-    for number in by_class[places].tolist():
+    for number in rows_over_classes(manifest, IMAGES_SHOWN):
         for backbone in settings.compare.backbones:
             references = _scores(backbone, REFERENCE_SCORES, test.ids[number])
             trip = references[references.method == "autoencoder"]
             panels = [
-                Panel("original", _rgb(test.read("images", [number])[0])),
+                Panel("original", rgb(test.read("images", [number])[0])),
                 Panel(
                     "autoencoder\nround trip",
-                    _rgb(round_trip.read("images", [number])[0]),
+                    rgb(round_trip.read("images", [number])[0]),
                     _note(trip, 0),
                 ),
             ]
@@ -88,7 +82,7 @@ def _method_panels(
     main = method == settings.compare.main_method
     shown = min(SAMPLES_SHOWN if main else 1, samples.shape[1])
     panels = [
-        Panel(f"{method}\nsample {k + 1}", _rgb(samples[0, k]), _note(scores, k))
+        Panel(f"{method}\nsample {k + 1}", rgb(samples[0, k]), _note(scores, k))
         for k in range(shown)
     ]
     if main:
@@ -103,14 +97,8 @@ def _scores(backbone: str, method: str, image_id: str) -> pd.DataFrame:
 
 
 def _note(scores: pd.DataFrame, sample: int) -> str:
-    """Feature cosine of a sample, and a tick if the backbone sees the same class."""
     row = scores[scores["sample"] == sample].iloc[0]
-    same = "" if "top1_match" not in row else (" ✓" if row.top1_match else " ✗")
-    return f"cos {row.cos_median:.2f}{same}"
-
-
-def _rgb(image: Tensor) -> np.ndarray:
-    return image.permute(1, 2, 0).numpy()
+    return score_note(row.cos_median, row.get("top1_match"))
 
 
 if __name__ == "__main__":

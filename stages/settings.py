@@ -1,16 +1,16 @@
 """params.yaml as typed models. There are no defaults: DVC can only track what is written down."""
 
-from collections.abc import Collection, Sequence
-from difflib import get_close_matches
+from collections.abc import Collection
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sacd.errors import SacdError, unknown_name
 from stages.artefacts import REFERENCE_SCORES, REFERENCES, adapter_folder, decoder_folder
+from stages.mistakes import explain, short
 
 PARAMS = Path("params.yaml")
 
@@ -411,7 +411,7 @@ def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSe
     except ValidationError as error:
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
-        raise SacdError(f"{where}: {problem['msg']} (found: {_short(problem['input'])})") from error
+        raise SacdError(f"{where}: {problem['msg']} (found: {short(problem['input'])})") from error
 
 
 def load_settings(path: Path = PARAMS) -> Settings:
@@ -428,7 +428,7 @@ def load_settings(path: Path = PARAMS) -> Settings:
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        lines = [_explain(problem, raw) for problem in error.errors()]
+        lines = [explain(problem, raw, Settings) for problem in error.errors()]
         raise SacdError(f"{path}:\n" + "\n".join(f"  {line}" for line in lines)) from error
     except SacdError as error:
         raise SacdError(f"{path}: {error}") from error
@@ -457,69 +457,3 @@ def training_folder(settings: Settings, backbone: str, method: str) -> Path | No
     if isinstance(chosen, DecoderMethod):
         return decoder_folder(backbone, chosen.decoder)
     return None
-
-
-def _explain(problem: Any, raw: Any) -> str:
-    path = _without_tags(problem["loc"], raw)
-    where = ".".join(str(part) for part in path)
-    if problem["type"] != "extra_forbidden":
-        return f"{where or 'file'}: {problem['msg']} (found: {_short(problem['input'])})"
-    *parents, key = path
-    known = _keys_of(parents, raw)
-    nearest = get_close_matches(str(key), known, n=1, cutoff=0.4)
-    hint = f"did you mean '{nearest[0]}'? " if nearest else ""
-    return f"{where}: unknown key; {hint}Keys here: {', '.join(known)}."
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def _without_tags(location: Sequence[str | int], raw: Any) -> list[str | int]:
-    """A problem's place in the file: pydantic also names the type by which it chose a section."""
-    path: list[str | int] = []
-    entered = False  # the section at hand, whose type may follow
-    for part in location:
-        tagged = entered and isinstance(raw, dict) and part == raw.get("type")
-        entered = not tagged
-        if not tagged:
-            path.append(part)
-            raw = _inside(raw, part)
-    return path
-
-
-def _inside(raw: Any, part: str | int) -> Any:
-    try:
-        return raw[part]
-    except (IndexError, KeyError, TypeError):
-        return None
-
-
-def _keys_of(path: list[Any], raw: Any) -> list[str]:
-    """Field names of the section at `path`, found by walking the models' annotations."""
-    model: type[Section] = Settings
-    parts = iter(path)
-    for part in parts:
-        raw, annotation = _inside(raw, part), model.model_fields[part].annotation
-        if get_origin(annotation) is dict:
-            raw = _inside(raw, next(parts))  # a name of the user's choice
-        sections = _sections_in(annotation)
-        model = sections[0] if len(sections) == 1 else _by_type(sections, raw)
-    return sorted(model.model_fields)
-
-
-def _sections_in(annotation: Any) -> list[type[Section]]:
-    """The sections inside `X`, `X | None`, `dict[str, X]` or `X | Y`."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [found for part in get_args(annotation) for found in _sections_in(part)]
-
-
-def _by_type(sections: list[type[Section]], raw: Any) -> type[Section]:
-    """Of several possible sections, the one whose `type` stands in the file."""
-    return next(
-        section
-        for section in sections
-        if raw["type"] in get_args(section.model_fields["type"].annotation)
-    )

@@ -10,7 +10,7 @@ from torch import Tensor
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
 from sacd.files import atomic
-from sacd.metrics.bootstrap import mean_interval
+from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
 from stages.artefacts import sweep_file
 from stages.common import Clock, progress, run
@@ -53,7 +53,7 @@ def main() -> None:
     )
 
 
-def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float]:
+def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float | None]:
     """Mean scores, with intervals, of one way to draw, and its seconds an image."""
     images: list[Tensor] = []
     starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
@@ -64,13 +64,8 @@ def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[st
     seconds = (time.monotonic() - started) / len(truth.ids)
     drawn = torch.cat(images)
     table, _ = score_images(truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}")
-    row = {"seconds_per_image": seconds}
-    for metric in METRICS:
-        if metric in table:
-            values = table.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
-            mean, low, high = mean_interval(values, seed)
-            row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
-    return row
+    scored = [metric for metric in METRICS if metric in table]
+    return {"seconds_per_image": seconds, **summarise(table, scored, seed)}
 
 
 if __name__ == "__main__":

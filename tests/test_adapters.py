@@ -246,7 +246,7 @@ class TestStorage:
     ):
         tiny_adapter(tiny_prior()).save(tmp_path / "adapter")
         options = {**fixture_params["prior"]["unet"]["options"], "block_out_channels": [16, 16]}
-        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+        with pytest.raises(SacdError, match="not the weights of an adapter for this prior"):
             load_adapter(tmp_path / "adapter", create_unet(options, (4, 8, 8)))
 
     def test_missing_and_truncated_weights_are_named(
@@ -256,10 +256,10 @@ class TestStorage:
         tiny_adapter(prior).save(tmp_path / "adapter")
         path = tmp_path / "adapter/adapter.safetensors"
         path.write_bytes(path.read_bytes()[:-10])
-        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+        with pytest.raises(SacdError, match="not the weights of an adapter for this prior"):
             load_adapter(tmp_path / "adapter", prior.unet)
         path.unlink()
-        with pytest.raises(SacdError, match="adapter: not an adapter for this prior"):
+        with pytest.raises(SacdError, match="not the weights of an adapter for this prior"):
             load_adapter(tmp_path / "adapter", prior.unet)
 
     @pytest.mark.parametrize("change", [{"type": "controlnett"}, {"type": None}, {"hidden": None}])

@@ -242,7 +242,7 @@ class TestDecoder:
         decoder.save(tmp_path / "decoder")
         path = tmp_path / "decoder/config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"widths": [8, 16, 16]}))
-        with pytest.raises(SacdError, match="decoder: not a feature decoder"):
+        with pytest.raises(SacdError, match="not the weights of a feature decoder"):
             FeatureDecoder.from_pretrained(tmp_path / "decoder")
 
     def test_features_are_whitened(self, parts):

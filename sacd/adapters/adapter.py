@@ -1,19 +1,19 @@
 """What every adapter is: a feature encoder, and a network that steers the frozen U-Net by it."""
 
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from diffusers import UNet2DConditionModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.adapters.encoder import FeatureEncoder
-from sacd.errors import SacdError
 from sacd.features.whitening import Whitening
-from sacd.files import atomic, read_json, write_json
+from sacd.networks import load_weights, read_config, save_network
+
+WEIGHTS = "adapter.safetensors"
 
 Hint = tuple[Tensor, ...]  # what features say, brought to the latent grid once an image
 
@@ -56,28 +56,14 @@ class Adapter(nn.Module, ABC):
     @classmethod
     def from_pretrained(cls, folder: Path, unet: UNet2DConditionModel) -> Self:
         """Load a folder made by `save` for the prior's `unet`; raises `SacdError`."""
-        raw = read_json(folder / "config.json")
-        try:
-            config = AdapterConfig(
-                **{**raw, "feature_shape": tuple(raw["feature_shape"]), "grid": tuple(raw["grid"])}
-            )
-        except (KeyError, TypeError) as error:
-            raise SacdError(f"{folder}: config.json is not an adapter's ({error}).") from error
+        config = read_config(AdapterConfig, folder)
         adapter = cls(config, Whitening.blank(config.feature_shape[0]), unet)
-        try:
-            adapter.load_state_dict(load_file(folder / "adapter.safetensors"))
-        except (OSError, SafetensorError, RuntimeError) as error:
-            raise SacdError(f"{folder}: not an adapter for this prior: {error}") from error
-        return adapter.float().eval().requires_grad_(False)
+        load_weights(adapter, folder / WEIGHTS, "an adapter for this prior")
+        return adapter
 
     def save(self, folder: Path) -> None:
         """Write configuration and weights: fp16, but the whitening in full."""
-        tensors = {name: p.half().contiguous() for name, p in self.named_parameters()}
-        tensors |= {name: b.contiguous() for name, b in self.named_buffers()}
-        with atomic(folder) as temporary:
-            temporary.mkdir()
-            save_file(tensors, temporary / "adapter.safetensors")
-            write_json(temporary / "config.json", asdict(self.config))
+        save_network(self, self.config, folder, WEIGHTS)
 
     def hint(self, features: Tensor, dropped: Tensor | None = None) -> Hint:
         """Features (N, C, h, w) -> hint; rows where `dropped` is true get the null feature."""
@@ -92,6 +78,11 @@ class Adapter(nn.Module, ABC):
         """All that can be computed from the encoded features (N, width, H, W) alone."""
 
     @abstractmethod
+    def residuals(
+        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """What is added to the U-Net's skip connections, and to its middle."""
+
     def forward(
         self,
         unet: UNet2DConditionModel,
@@ -101,3 +92,11 @@ class Adapter(nn.Module, ABC):
         hint: Hint,
     ) -> Tensor:
         """The steered U-Net's prediction for noised latents (N, c, H, W)."""
+        skips, middle = self.residuals(noisy, times, prompts, hint)
+        return unet(
+            noisy,
+            times,
+            prompts,
+            down_block_additional_residuals=tuple(skips),
+            mid_block_additional_residual=middle,
+        ).sample

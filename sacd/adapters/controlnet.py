@@ -1,5 +1,7 @@
 """The ControlNet adapter (Zhang et al. 2023, as FeatInv, arXiv 2505.21032, uses it)."""
 
+from collections.abc import Sequence
+
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
@@ -20,22 +22,8 @@ class ControlNetAdapter(Adapter):
         """The copy sees latents and time with the features, so nothing is known before a step."""
         return (encoded,)
 
-    def forward(
-        self,
-        unet: UNet2DConditionModel,
-        noisy: Tensor,
-        times: Tensor,
-        prompts: Tensor,
-        hint: Hint,
-    ) -> Tensor:
-        """The steered U-Net's prediction for noised latents (N, c, H, W)."""
-        down, middle = self.control(
-            noisy, times, prompts, controlnet_cond=hint[0], return_dict=False
-        )
-        return unet(
-            noisy,
-            times,
-            prompts,
-            down_block_additional_residuals=down,
-            mid_block_additional_residual=middle,
-        ).sample
+    def residuals(
+        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """The copy's outputs for the noised latents."""
+        return self.control(noisy, times, prompts, controlnet_cond=hint[0], return_dict=False)

@@ -3,10 +3,9 @@
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sacd.features.whitening import Whitening
+from sacd.features.whitening import Whitening, whiten
 
 NORM_GROUPS = 8  # at most
 
@@ -55,10 +54,7 @@ class FeatureEncoder(nn.Module):
         values = features.float()
         if self.pooled:
             values = values.mean((2, 3), keepdim=True)
-        with torch.autocast(values.device.type, enabled=False):  # small directions need all digits
-            centred = values - self.mean.view(-1, 1, 1)
-            values = F.conv2d(centred, self.matrix[:, :, None, None])
-        values = F.interpolate(values, self._grid, mode="bilinear", align_corners=False)
+        values = whiten(values, self.mean, self.matrix, self._grid)
         if dropped is not None:
             values = torch.where(dropped[:, None, None, None], self.null, values)
         return self.layers(values)

@@ -5,6 +5,7 @@ middle, as ControlNet does, instead of inside its blocks: that fits every U-Net 
 """
 
 import math
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
@@ -51,23 +52,12 @@ class LiteAdapter(Adapter):
         ]
         return (*skips, self.middle(pyramid[-1]))
 
-    def forward(
-        self,
-        unet: UNet2DConditionModel,
-        noisy: Tensor,
-        times: Tensor,
-        prompts: Tensor,
-        hint: Hint,
-    ) -> Tensor:
-        """The steered U-Net's prediction for noised latents (N, c, H, W)."""
-        *down, middle = hint
-        return unet(
-            noisy,
-            times,
-            prompts,
-            down_block_additional_residuals=tuple(down),
-            mid_block_additional_residual=middle,
-        ).sample
+    def residuals(
+        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
+    ) -> tuple[Sequence[Tensor], Tensor]:
+        """The hint as it is."""
+        *skips, middle = hint
+        return skips, middle
 
 
 def skip_connections(unet: UNet2DConditionModel) -> list[tuple[int, int]]:

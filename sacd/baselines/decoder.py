@@ -5,24 +5,22 @@ adversary.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import Decoder
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.backbones.backbone import Backbone
-from sacd.errors import SacdError
 from sacd.features.distance import relative_distance
-from sacd.features.whitening import Whitening
-from sacd.files import atomic, read_json, write_json
+from sacd.features.whitening import Whitening, whiten
+from sacd.networks import load_weights, read_config, save_network
 from sacd.optimization import Progress, Recipe, Trained, train
 
 NORM_GROUPS = 8
+WEIGHTS = "decoder.safetensors"
 
 
 @dataclass(frozen=True)
@@ -63,33 +61,20 @@ class FeatureDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Decode; values are not clipped, so that training has gradients everywhere."""
-        with torch.autocast(features.device.type, enabled=False):
-            centred = features.float() - self.mean.view(-1, 1, 1)
-            values = F.conv2d(centred, self.matrix[:, :, None, None])
-        values = F.interpolate(values, self.config.grid, mode="bilinear", align_corners=False)
+        values = whiten(features, self.mean, self.matrix, self.config.grid)
         return (self.decoder(values).float() + 1) / 2
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "FeatureDecoder":
         """Load a folder made by `save`; raises `SacdError`."""
-        raw = read_json(folder / "config.json")
-        try:
-            lists = {name: tuple(raw[name]) for name in ("feature_shape", "grid", "widths")}
-            config = DecoderConfig(**{**raw, **lists})
-            decoder = cls(config, Whitening.blank(config.feature_shape[0]))
-            decoder.load_state_dict(load_file(folder / "decoder.safetensors"))
-        except (KeyError, TypeError, OSError, SafetensorError, RuntimeError) as error:
-            raise SacdError(f"{folder}: not a feature decoder: {error}") from error
-        return decoder.float().eval().requires_grad_(False)
+        config = read_config(DecoderConfig, folder)
+        decoder = cls(config, Whitening.blank(config.feature_shape[0]))
+        load_weights(decoder, folder / WEIGHTS, "a feature decoder")
+        return decoder
 
     def save(self, folder: Path) -> None:
         """Write configuration and weights: fp16, but the whitening in full."""
-        tensors = {name: p.half().contiguous() for name, p in self.named_parameters()}
-        tensors |= {name: b.contiguous() for name, b in self.named_buffers()}
-        with atomic(folder) as temporary:
-            temporary.mkdir()
-            save_file(tensors, temporary / "decoder.safetensors")
-            write_json(temporary / "config.json", asdict(self.config))
+        save_network(self, self.config, folder, WEIGHTS)
 
 
 def train_decoder(

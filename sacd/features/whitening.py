@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Share of the largest variance that is added to every direction's. More for spatial averages, whose
@@ -26,6 +27,13 @@ class Whitening:
     def blank(cls, channels: int) -> "Whitening":
         """Zeros, to be overwritten by stored weights."""
         return cls(torch.zeros(channels), torch.zeros(channels, channels))
+
+
+def whiten(features: Tensor, mean: Tensor, matrix: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Features (N, C, h, w), whitened and resized bilinearly to `grid` (H, W): (N, C, H, W)."""
+    with torch.autocast(features.device.type, enabled=False):  # small directions need all digits
+        values = F.conv2d(features.float() - mean.view(-1, 1, 1), matrix[:, :, None, None])
+    return F.interpolate(values, grid, mode="bilinear", align_corners=False)
 
 
 def measure_whitening(batches: Iterable[Tensor], pooled: bool) -> Whitening:

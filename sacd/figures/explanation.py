@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from sacd.figures.style import SPREAD_LIMIT
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -17,9 +19,7 @@ class Seen:
     note: str
 
 
-def plot_explanation(
-    original: np.ndarray, spread: np.ndarray, seen: list[Seen], spread_limit: float
-) -> Figure:
+def plot_explanation(original: np.ndarray, spread: np.ndarray, seen: list[Seen]) -> Figure:
     """The original (H, W, 3) over its samples' spread (H, W), then each picture over its cosines.
 
     Where the spread is dark and cosines are bright, the features fix the image; where the spread is
@@ -32,7 +32,7 @@ def plot_explanation(
         axis.spines[:].set_visible(False)
     axes[0][0].imshow(original)
     axes[0][0].set_title("original", fontsize=9)
-    deviation = axes[1][0].imshow(spread, cmap="magma", vmin=0, vmax=spread_limit)
+    deviation = axes[1][0].imshow(spread, cmap="magma", vmin=0, vmax=SPREAD_LIMIT)
     axes[1][0].set_xlabel("spread of samples", fontsize=8)
     for picture, (top, bottom) in zip(seen, axes[:, 1:].T, strict=True):
         top.imshow(picture.pixels)

@@ -4,7 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sacd.figures.style import COLORS
+from sacd.figures.style import COLORS, error_bars
 
 LABELS = {
     "cos_median": "median cosine of features",
@@ -28,9 +28,8 @@ def plot_intervals(table: pd.DataFrame, metrics: list[str]) -> Figure:
             rows = table[(table.backbone == backbone) & table[metric].notna()]
             offset = 0.22 * (number - (len(backbones) - 1) / 2)
             heights = [methods.index(name) + offset for name in rows.method]
-            errors = [rows[metric] - rows[f"{metric}_low"], rows[f"{metric}_high"] - rows[metric]]
             axis.errorbar(
-                rows[metric], heights, xerr=errors, fmt="o", markersize=4,
+                rows[metric], heights, xerr=error_bars(rows, metric), fmt="o", markersize=4,
                 color=COLORS[number % len(COLORS)], label=backbone,
             )  # fmt: skip
         axis.set_xlabel(LABELS.get(metric, metric))

@@ -6,6 +6,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
+from sacd.figures.style import SPREAD_LIMIT
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -16,10 +18,10 @@ class Panel:
     note: str = ""
 
 
-def plot_reconstructions(rows: list[tuple[str, list[Panel]]], spread_limit: float) -> Figure:
+def plot_reconstructions(rows: list[tuple[str, list[Panel]]]) -> Figure:
     """A grid with a labelled row of panels for each (label, panels); titles stand on top.
 
-    Maps are drawn in magma from 0 to `spread_limit`, with one colour bar for all.
+    Maps are drawn in magma with one colour bar for all.
     """
     columns = len(rows[0][1])
     figure, axes = plt.subplots(
@@ -31,7 +33,7 @@ def plot_reconstructions(rows: list[tuple[str, list[Panel]]], spread_limit: floa
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if panel.pixels.ndim == 2:
-                drawn = axis.imshow(panel.pixels, cmap="magma", vmin=0, vmax=spread_limit)
+                drawn = axis.imshow(panel.pixels, cmap="magma", vmin=0, vmax=SPREAD_LIMIT)
             else:
                 axis.imshow(panel.pixels)
             axis.set_xlabel(panel.note, fontsize=7, labelpad=2)

@@ -7,7 +7,10 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from sacd.files import atomic
 
@@ -21,6 +24,24 @@ plt.rcParams.update(
     }
 )
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # colour-blind safe
+SPREAD_LIMIT = 0.3  # of maps of the deviation among samples: one scale in all figures
+
+
+def rgb(image: Tensor) -> np.ndarray:
+    """(3, H, W) -> (H, W, 3)."""
+    return image.permute(1, 2, 0).numpy()
+
+
+def score_note(cosine: float, same_class: bool | None) -> str:
+    """What stands below a sample: its features' cosine, and whether the class is the same."""
+    mark = "" if same_class is None else (" ✓" if same_class else " ✗")
+    return f"cos {cosine:.2f}{mark}"
+
+
+def error_bars(rows: pd.DataFrame, metric: str) -> np.ndarray:
+    """Lengths (2, N) below and above `metric`, from its columns `_low` and `_high`."""
+    low, high = rows[f"{metric}_low"], rows[f"{metric}_high"]
+    return np.stack([rows[metric] - low, high - rows[metric]])
 
 
 def render(figure: Figure, kind: str) -> bytes:

@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sacd.figures.intervals import LABELS
-from sacd.figures.style import COLORS
+from sacd.figures.style import COLORS, error_bars
 
 
 def plot_sweep(table: pd.DataFrame, keys: list[str], metrics: list[str]) -> Figure:
@@ -25,12 +25,9 @@ def plot_sweep(table: pd.DataFrame, keys: list[str], metrics: list[str]) -> Figu
         for (values, group), color in zip(groups, COLORS * len(rows), strict=False):
             label = ", ".join(f"{k} {v:g}" for k, v in zip(others, values, strict=True))
             for metric, axis in zip(metrics, row_axes, strict=True):
-                errors = [
-                    group[metric] - group[f"{metric}_low"], group[f"{metric}_high"] - group[metric]
-                ]  # fmt: skip
                 axis.errorbar(
-                    group[first], group[metric], yerr=errors, fmt="o-", markersize=3,
-                    linewidth=1, color=color, label=label,
+                    group[first], group[metric], yerr=error_bars(group, metric), fmt="o-",
+                    markersize=3, linewidth=1, color=color, label=label,
                 )  # fmt: skip
         row_axes[0].set_ylabel(backbone)
     for metric, axis in zip(metrics, axes[0], strict=True):

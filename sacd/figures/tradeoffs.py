@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from sacd.figures.intervals import LABELS
-from sacd.figures.style import COLORS
+from sacd.figures.style import COLORS, error_bars
 
 MARKERS = "osD^vP*X<>hd"
 AGAINST = {
@@ -30,14 +30,11 @@ def plot_tradeoffs(table: pd.DataFrame, metric: str = "cos_median") -> Figure:
         for key, axis in zip(AGAINST, row_axes, strict=True):
             axis.axhline(rows.loc["autoencoder", metric], color="0.6", linewidth=1, linestyle="--")
             for number, name in enumerate(methods):
-                row = rows.loc[name]
-                errors = [
-                    [row[metric] - row[f"{metric}_low"]],
-                    [row[f"{metric}_high"] - row[metric]],
-                ]
+                row = rows.loc[[name]]
                 axis.errorbar(
-                    row[key], row[metric], yerr=errors, fmt=MARKERS[number % len(MARKERS)],
-                    color=COLORS[number % len(COLORS)], label=name, markersize=6,
+                    row[key], row[metric], yerr=error_bars(row, metric),
+                    fmt=MARKERS[number % len(MARKERS)], color=COLORS[number % len(COLORS)],
+                    label=name, markersize=6,
                 )  # fmt: skip
             axis.grid(color="0.92")
         row_axes[0].set_ylabel(f"{backbone}\n{LABELS[metric]}")

@@ -1,6 +1,9 @@
 """Bootstrap intervals over images."""
 
+from collections.abc import Sequence
+
 import numpy as np
+import pandas as pd
 
 RESAMPLES = 1000
 
@@ -16,3 +19,15 @@ def mean_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[f
     means = values[rows].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(values.mean()), float(low), float(high)
+
+
+def summarise(scores: pd.DataFrame, metrics: Sequence[str], seed: int) -> dict[str, float | None]:
+    """Mean over images and 95 % bootstrap interval of each metric; None where it was not scored."""
+    row: dict[str, float | None] = {}
+    for metric in metrics:
+        mean = low = high = None
+        if metric in scores:
+            values = scores.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
+            mean, low, high = mean_interval(values, seed)
+        row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
+    return row

@@ -11,7 +11,8 @@ from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.optimization import numerics
-from sacd.prior.prior import Prior, decode, encode, to_uint8
+from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.prior import Prior, shrinkage
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents
 from sacd.sampling.sampler import sample_latents
@@ -37,8 +38,7 @@ class Inverter:
         self.prior, self.adapter, self.backbone = prior, adapter, backbone
         self.device, self.precision = device, precision
         # Not the autoencoder's sample_size, which a prior for smaller images may carry on.
-        levels = len(prior.vae.config.block_out_channels)
-        self.image_size: int = adapter.config.grid[0] * 2 ** (levels - 1)
+        self.image_size: int = adapter.config.grid[0] * shrinkage(prior.vae)
         self._latent_shape = (prior.vae.config.latent_channels, *adapter.config.grid)
 
     @classmethod
@@ -83,9 +83,8 @@ class Inverter:
 
     def round_trip(self, images: Tensor) -> Tensor:
         """uint8 images (N, 3, S, S) through the prior's autoencoder: the best it could draw."""
-        with torch.no_grad(), numerics(self.device, self.precision):
-            latents = encode(self.prior.vae, images.to(self.device).float() / 255)
-            return to_uint8(decode(self.prior.vae, latents)).cpu()
+        latents = encode_images(self.prior.vae, images, self.device)
+        return decode_latents(self.prior.vae, latents, self.device)
 
     def sample(
         self,
@@ -112,7 +111,7 @@ class Inverter:
                 latents = refine_latents(
                     self.prior, self._require_backbone(), latents, conditioned, refinement
                 )
-            return to_uint8(decode(self.prior.vae, latents)).cpu()
+            return decode_latents(self.prior.vae, latents, self.device)
 
     def invert(
         self,

@@ -59,19 +59,14 @@ def needed_by_method(wildcards):
     """What a method draws with, apart from the features."""
     backbone = wildcards.backbone
     method = SETTINGS.methods[wildcards.method]
-    prior = [f"models/prior/{UNET}", f"models/prior/{VAE}"]
+    if method.type == "decoder":
+        return [f"decoders/{backbone}/{method.decoder}/decoder.safetensors"]
+    if method.type == "nearest":
+        return [f"features/{backbone}/train/index.json", "data/images/train/index.json"]
     network = [f"models/backbones/{backbone}/model.safetensors"]
-    return {
-        "adapter": lambda: [
-            f"adapters/{backbone}/{method.adapter}/adapter.safetensors",
-            *prior,
-            *network,
-        ],
-        "nearest": lambda: [
-            f"features/{backbone}/train/index.json",
-            "data/images/train/index.json",
-        ],
-        "pixels": lambda: network,
-        "decoder": lambda: [f"decoders/{backbone}/{method.decoder}/decoder.safetensors"],
-        "guidance": lambda: [*prior, *network],
-    }[method.type]()
+    if method.type == "pixels":
+        return network
+    prior = [f"models/prior/{UNET}", f"models/prior/{VAE}"]
+    if method.type == "guidance":
+        return [*prior, *network]
+    return [f"adapters/{backbone}/{method.adapter}/adapter.safetensors", *prior, *network]
