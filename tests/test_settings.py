@@ -290,10 +290,6 @@ class TestImpossibleCombinations:
                 "prior.autoencoder.critic: source is 'train', so",
             ),
             (
-                {"prior.autoencoder.refinement.critic.training": None},
-                "prior.autoencoder.refinement.critic: source is 'train', so",
-            ),
-            (
                 PHOTOS,
                 "backbones.tiny_a.training.dense: needs true masks, which only images.source",
             ),
