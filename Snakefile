@@ -11,6 +11,7 @@ include: "workflow/rules/models.smk"
 include: "workflow/rules/caches.smk"
 include: "workflow/rules/adapters.smk"
 include: "workflow/rules/samples.smk"
+include: "workflow/rules/robustness.smk"
 include: "workflow/rules/results.smk"
 
 
@@ -22,6 +23,8 @@ localrules:
     models,
     make_tables,
     plot_figures,
+    plot_robustness,
+    plot_layers,
     write_report,
 
 
@@ -30,6 +33,8 @@ rule all:
     input:
         "results/report.html",
         [f"results/sweeps/{name}.record.json" for name in COMPARE.sweeps],
+        [f"results/robustness/{name}.record.json" for name in COMPARE.disturbances],
+        [f"results/layers/{name}.record.json" for name in COMPARE.layers],
 
 
 rule models:

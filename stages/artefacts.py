@@ -75,6 +75,21 @@ def sweep_file(sweep: str) -> Path:
     return Path("results/sweeps") / f"{sweep}.csv"
 
 
+def robustness_folder(backbone: str, disturbance: str) -> Path:
+    """Scores and examples of reconstructions from disturbed inputs."""
+    return Path("robustness") / backbone / disturbance
+
+
+def robustness_file(disturbance: str) -> Path:
+    """The table of a disturbance; its figures and record lie beside it."""
+    return Path("results/robustness") / f"{disturbance}.csv"
+
+
+def layers_file(layers: str) -> Path:
+    """The figure of a comparison of layers; its record lies beside it."""
+    return Path("results/layers") / f"{layers}.png"
+
+
 def score_file(backbone: str, method: str) -> Path:
     """Scores of a method's samples, or `REFERENCE_SCORES`."""
     return Path("scores") / backbone / f"{method}.parquet"

@@ -233,6 +233,61 @@ class SweepSettings(Section):
         ]
 
 
+class Disturbance(Section):
+    """A test of robustness: `methods` reconstruct `images` test images, one sample each.
+
+    Every one of `levels` is tried, and none at all.
+    """
+
+    images: Positive
+    methods: Annotated[list[Name], Field(min_length=1)]
+
+
+class Corruption(Disturbance):
+    """Corrupted images, see `sacd.robustness.corruptions` for what a level is."""
+
+    type: Literal["corruption"]
+    kind: Literal["noise", "blur", "jpeg", "contrast", "brightness", "pixelate"]
+    levels: Annotated[list[float], Field(min_length=1)]
+
+
+class Attack(Disturbance):
+    """Adversarial images, see `sacd.robustness.attacks`; a level is a budget, of 255."""
+
+    type: Literal["attack"]
+    kind: Literal["pgd", "auto"]
+    targeted: bool
+    steps: Positive
+    levels: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1)]
+
+
+class FeatureDisturbance(Disturbance):
+    """Disturbed features of undisturbed images, see `sacd.robustness.features`.
+
+    A level is a deviation for noise, a share for dropout, a number of bits for quantisation.
+    """
+
+    type: Literal["features"]
+    kind: Literal["noise", "dropout", "quantisation"]
+    levels: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class Unseen(Disturbance):
+    """Images from outside the training set's world.
+
+    A level is a factor of the embedded world that takes an unseen value (shape, fill, background),
+    or else a folder or archive in ImageFolder layout.
+    """
+
+    type: Literal["unseen"]
+    levels: Annotated[list[str], Field(min_length=1)]
+
+
+DisturbanceSettings = Annotated[
+    Corruption | Attack | FeatureDisturbance | Unseen, Field(discriminator="type")
+]
+
+
 class Compare(Section):
     """What is run: names defined in the sections of the same name; one judge for all.
 
@@ -250,12 +305,17 @@ class Compare(Section):
     methods: list[Name]
     ranking: list[Name]
     sweeps: list[Name]
+    disturbances: list[Name]
+    layers: list[Name]
     main_method: Name
     gap_closed: Share
 
 
 class Settings(Section):
-    """All of params.yaml; `root` is the way to the repository's root, for dvc.yaml."""
+    """All of params.yaml; `root` is the way to the repository's root, for dvc.yaml.
+
+    `layers` names backbones that are layers of one network, from shallow to deep.
+    """
 
     root: str
     seed: Annotated[int, Field(ge=0)]
@@ -267,6 +327,8 @@ class Settings(Section):
     decoders: dict[Name, DecoderSettings]
     methods: dict[Name, MethodSettings]
     sweeps: dict[Name, SweepSettings]
+    disturbances: dict[Name, DisturbanceSettings]
+    layers: dict[Name, Annotated[list[Name], Field(min_length=1)]]
     compare: Compare
 
     @model_validator(mode="after")
@@ -292,6 +354,8 @@ class Settings(Section):
             ("compare.decoders", "decoder", compare.decoders, self.decoders),
             ("compare.methods", "method", compare.methods, self.methods),
             ("compare.sweeps", "sweep", compare.sweeps, self.sweeps),
+            ("compare.disturbances", "disturbance", compare.disturbances, self.disturbances),
+            ("compare.layers", "comparison of layers", compare.layers, self.layers),
         ]
         if compare.methods:
             uses.append(("compare.main_method", "method", [compare.main_method], compare.methods))
@@ -302,6 +366,11 @@ class Settings(Section):
                 uses.append((f"{where}.adapter", "adapter", [method.adapter], compare.adapters))
             if isinstance(method, DecoderMethod):
                 uses.append((f"{where}.decoder", "decoder", [method.decoder], compare.decoders))
+        for name in sorted({*compare.disturbances} & {*self.disturbances}):
+            tested = self.disturbances[name].methods
+            uses.append((f"disturbances.{name}.methods", "method", tested, compare.methods))
+        for name in sorted({*compare.layers} & {*self.layers}):
+            uses.append((f"layers.{name}", "backbone", self.layers[name], compare.backbones))
         for where, kind, names, known in uses:
             for name in names:
                 if name not in known:

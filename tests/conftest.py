@@ -138,15 +138,17 @@ def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Ch
 def compare_all(params: dict[str, Any]) -> None:
     """Let the experiment run every method that the fixture's params.yaml defines."""
     params["compare"] |= {
-        name: list(params[name]) for name in ("adapters", "decoders", "methods", "sweeps")
+        name: list(params[name])
+        for name in ("adapters", "decoders", "methods", "sweeps", "disturbances", "layers")
     }  # fmt: skip
 
 
 def every_rule_once(params: dict[str, Any]) -> None:
-    """Leave the experiment with one method, one adapter, one decoder and one sweep."""
+    """Leave the experiment with one method, one adapter, one decoder, sweep and disturbance."""
     params["compare"] |= {
         "adapters": ["spatial"], "decoders": ["decoder"], "methods": ["spatial"],
-        "ranking": ["spatial"], "sweeps": ["guidance"],
+        "ranking": ["spatial"], "sweeps": ["guidance"], "disturbances": ["dropout"],
+        "layers": ["depth"],
     }  # fmt: skip
 
 

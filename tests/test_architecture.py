@@ -19,7 +19,12 @@ ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",
     "metrics", "robustness", "concepts", "figures",
 )  # fmt: skip
-MODULES = {"pil": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml"}  # by another name
+MODULES = {
+    "art": "adversarial-robustness-toolbox",
+    "pil": "pillow",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}  # by another name
 FORBIDDEN = {"argparse", "snakemake", "dvc", "stages", "yaml"}
 
 

@@ -43,9 +43,8 @@ def photographs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) ->
             "per_class": {"train": 7, "val": 2, "test": 3},
         }  # fmt: skip
         params["compare"]["probes"] = []
-        autoencoder = params["prior"]["autoencoder"]
-        critics = [autoencoder["critic"], autoencoder["refinement"]["critic"]]
-        for network in [*params["backbones"].values(), *critics]:
+        critic = params["prior"]["autoencoder"]["critic"]
+        for network in [*params["backbones"].values(), critic]:
             network["training"]["dense"] = False
 
     made.edit(choose)

@@ -290,6 +290,10 @@ class TestImpossibleCombinations:
                 "prior.autoencoder.critic: source is 'train', so",
             ),
             (
+                {"compare.disturbances": ["pgd"], "disturbances.pgd.methods": ["spacial"]},
+                "disturbances.pgd.methods: unknown method 'spacial'. Did you mean 'spatial'",
+            ),
+            (
                 PHOTOS,
                 "backbones.tiny_a.training.dense: needs true masks, which only images.source",
             ),

@@ -23,7 +23,8 @@ HEADER = """\
 """
 HEAVY = (".pdf", ".html")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
-M, P, S = "${item.method}", "${item.probe}", "${item.sweep}"
+M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
+L = "${item.layers}"
 BACKBONES = {"backbone": "${compare.backbones}"}
 
 # rule: (file, loop, target, dependencies, outputs, parameters)
@@ -87,6 +88,21 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         [f"results/sweeps/{S}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
         ["seed", f"sweeps.{S}", "methods", "compare.backbones", "compare.judge", "compare.probes"],
     ),
+    "measure_robustness": (
+        "robustness", BACKBONES | {"disturbance": "${compare.disturbances}"},
+        f"robustness/{B}/{X}/record.json",
+        ["data", f"features/{B}", f"models/backbones/{B}", "models/backbones/${compare.judge}",
+         "models/prior", f"adapters/{B}", f"decoders/{B}"],
+        [f"robustness/{B}/{X}"],
+        ["seed", "images", f"disturbances.{X}", "methods", "compare.judge"],
+    ),
+    "plot_robustness": (
+        "robustness", {"disturbance": "${compare.disturbances}"},
+        f"results/robustness/{X}.record.json", ["robustness"],
+        [f"results/robustness/{X}{end}"
+         for end in (".csv", ".png", ".pdf", "_examples.png", "_examples.pdf", ".record.json")],
+        ["seed", f"disturbances.{X}", "methods", "compare.backbones"],
+    ),
     "score_references": (
         "samples", BACKBONES, f"scores/{B}/references.record.json",
         [f"samples/{B}/${{compare.main_method}}", "data", "latents", f"features/{B}",
@@ -107,6 +123,12 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
          for name in ("reconstructions", "scores", "tradeoffs", "training")
          for kind in ("png", "pdf")] + ["results/figures/record.json"],
         ["compare"],
+    ),
+    "plot_layers": (
+        "results", {"layers": "${compare.layers}"}, f"results/layers/{L}.record.json",
+        ["samples", "results/tables", "data"],
+        [f"results/layers/{L}{end}" for end in (".png", ".pdf", ".record.json")],
+        [f"layers.{L}", "compare.main_method"],
     ),
     "plot_prior": (
         "results", {}, "results/figures/prior_samples.png", ["models/prior", "latents", "data"],

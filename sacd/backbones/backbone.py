@@ -110,6 +110,18 @@ class Backbone(nn.Module):
             )
         return to_nchw(raw, self.network), logits
 
+    def classify(self, features: Tensor) -> Tensor | None:
+        """Logits (N, classes) for features as `forward` gives them; None where no head follows.
+
+        A head follows the last map, unless that was made of tokens.
+        """
+        of_tokens = hasattr(self.network, "num_prefix_tokens")
+        if not self.has_head or self.config.layer != FINAL or of_tokens:
+            return None
+        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
+        last = features.permute(0, 2, 3, 1) if channels_last else features
+        return self.network.forward_head(last)  # type: ignore[operator]
+
     def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         self._tapped = output
 

@@ -8,7 +8,7 @@ too much for a template, little enough for small networks to learn in minutes.
 """
 
 import colorsys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ SHAPES = ("disc", "square", "triangle", "cross", "star")
 FILLS = ("solid", "stripes", "checks", "dots")
 CLASSES = tuple(f"{fill}_{shape}" for shape in SHAPES for fill in FILLS)
 SPLITS = ("train", "val", "test")
+UNSEEN = {"shape": ("ring", "hexagon"), "fill": ("rings", "waves"), "background": ("vivid",)}
 
 Color = tuple[float, float, float]
 
@@ -102,6 +103,21 @@ def draw(seed: int, split: str, index: int) -> Scene:
     )
 
 
+def draw_unseen(seed: int, index: int, factor: str) -> Scene:
+    """The test scene of (seed, index), but with a shape, fill or background that no split has.
+
+    `factor` is a key of `UNSEEN`; everything else stays, so that the two scenes can be compared.
+    """
+    scene, kinds = draw(seed, "test", index), UNSEEN[factor]
+    if factor != "background":
+        named: dict[str, Any] = {factor: kinds[index % len(kinds)]}
+        return replace(scene, **named)
+    hue = np.random.default_rng([seed, index]).uniform()  # splits' backgrounds are dull
+    return replace(
+        scene, background=_color(hue, 0.95, 0.95), second_background=_color(hue + 0.15, 0.95, 0.95)
+    )
+
+
 def render(scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Render a scene: (image uint8 (size, size, 3), object's visible mask bool (size, size))."""
     centers = (np.arange(size, dtype=np.float32) + 0.5) / size
@@ -164,6 +180,13 @@ def _distance(shape: str, u: np.ndarray, v: np.ndarray, radius: float) -> np.nda
             np.maximum(abs(a) / 1.0 - radius, abs(b) - 0.36 * radius) for a, b in ((u, v), (v, u))
         ]
         return np.minimum(*bars)
+    if shape == "ring":
+        return abs(np.hypot(u, v) - 0.7 * radius) - 0.25 * radius
+    if shape == "hexagon":
+        angles = np.pi * np.array([0, 1 / 3, 2 / 3])
+        return (
+            np.maximum.reduce([abs(np.cos(a) * u + np.sin(a) * v) for a in angles]) - 0.8 * radius
+        )
     # Star: fold the plane into one tenth, where the outline is a straight line between an outer
     # tip (radius 1.1) and an inner corner (radius 0.5, a tenth of a turn away).
     sector = 2 * np.pi / 5
@@ -219,5 +242,11 @@ def _pattern(fill: str, u: np.ndarray, v: np.ndarray, period: float, size: int) 
         return (0.5 + slope * wave_u).clip(0, 1)
     if fill == "checks":
         return (0.5 + slope * wave_u * wave_v).clip(0, 1)
+    if fill == "rings":
+        return (0.5 + slope * np.sin(2 * np.pi * np.hypot(u, v) / period)).clip(0, 1)
+    if fill == "waves":
+        return (
+            0.5 + slope * np.sin(2 * np.pi * (u + 0.08 * np.sin(np.pi * v / period)) / period)
+        ).clip(0, 1)
     to_dot = [(a / period + 0.5) % 1 - 0.5 for a in (u, v)]
     return (0.5 + size * period * (0.32 - np.hypot(*to_dot))).clip(0, 1)

@@ -37,6 +37,8 @@ wildcard_constraints:
     method="[a-z0-9_]+",
     probe="[a-z0-9_]+",
     sweep="[a-z0-9_]+",
+    disturbance="[a-z0-9_]+",
+    layers="[a-z0-9_]+",
 
 
 def settings(*sections):

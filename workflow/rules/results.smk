@@ -101,6 +101,34 @@ rule plot_figures:
         "python -m stages.plot_figures 2>&1 | tee {log}"
 
 
+rule plot_layers:
+    input:
+        SAMPLES,
+        "results/tables/main.csv",
+        "data/images/test/index.json",
+        MANIFEST,
+    output:
+        report(
+            "results/layers/{layers}.png",
+            category="Layers",
+            caption="../report/layers.rst",
+        ),
+        "results/layers/{layers}.pdf",
+        "results/layers/{layers}.record.json",
+    log:
+        "logs/plot_layers/{layers}.log",
+    benchmark:
+        "logs/plot_layers/{layers}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.plot_layers"),
+        settings=lambda w: settings(f"layers.{w.layers}", "compare.main_method"),
+    shell:
+        "python -m stages.plot_layers --layers {wildcards.layers} 2>&1 | tee {log}"
+
+
 rule plot_prior:
     input:
         f"models/prior/{UNET}",

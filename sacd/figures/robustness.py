@@ -1,0 +1,74 @@
+"""What reconstructions show when their input is disturbed: the features, or the image?"""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sacd.figures.style import COLORS
+
+# A panel: title, and what its solid and its dashed lines show.
+PANELS = (
+    ("median cosine of features", "cos_of_features", "cos_of_image"),
+    ("same top-1 class, for the backbone", "class_of_features", "class_of_image"),
+    ("same top-1 class, for the judge", "judge_class_of_features", "judge_class_of_image"),
+)
+
+
+def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
+    """A row of panels a backbone: each method's scores against the level of the disturbance.
+
+    Solid lines: agreement with the features that were given; dashed: with the image as it was. The
+    method `input` is the disturbed image itself, `original` what it was. Bands are 95 % intervals.
+    """
+    panels = [panel for panel in PANELS if table[panel[2]].notna().any()]
+    backbones = list(dict.fromkeys(table.backbone))
+    levels, methods = list(dict.fromkeys(table.level)), list(dict.fromkeys(table.method))
+    figure, axes = plt.subplots(
+        len(backbones), len(panels), figsize=(3.2 * len(panels) + 0.8, 2.1 * len(backbones) + 1.1),
+        sharex=True, sharey=True, squeeze=False,
+    )  # fmt: skip
+    for backbone, row_axes in zip(backbones, axes, strict=True):
+        for (title, given, image), axis in zip(panels, row_axes, strict=True):
+            for method, color in zip(methods, COLORS * len(methods), strict=False):
+                rows = table[(table.backbone == backbone) & (table.method == method)]
+                for metric, style in ((given, "o-"), (image, "s--")):
+                    if rows[metric].notna().any():
+                        label = method if style == "o-" else None
+                        axis.plot(rows.level, rows[metric], style, color=color, markersize=3,
+                                  linewidth=1, label=label)  # fmt: skip
+                        axis.fill_between(rows.level, rows[f"{metric}_low"],
+                                          rows[f"{metric}_high"], color=color, alpha=0.15,
+                                          linewidth=0)  # fmt: skip
+            axis.grid(axis="y", color="0.92")
+            axis.set_ylim(-0.03, 1.03)
+            if backbone == backbones[0]:
+                axis.set_title(title, fontsize=9)
+        row_axes[0].set_ylabel(backbone)
+    axes[0][0].set_xticks(range(len(levels)), levels)
+    figure.supxlabel(name)
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    handles += [Line2D([], [], color="0.3"), Line2D([], [], color="0.3", linestyle="--")]
+    labels += ["as the features say", "as the image was"]
+    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    return figure
+
+
+def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figure:
+    """Images (S, S, 3) by backbone, method and level: levels across, methods down."""
+    rows = [(b, m) for b, methods in pictures.items() for m in methods]
+    levels = list(next(iter(next(iter(pictures.values())).values())))
+    figure, axes = plt.subplots(
+        len(rows), len(levels), figsize=(1.15 * len(levels) + 1.6, 1.18 * len(rows) + 0.4),
+        squeeze=False,
+    )  # fmt: skip
+    for (backbone, method), row_axes in zip(rows, axes, strict=True):
+        for level, axis in zip(levels, row_axes, strict=True):
+            axis.imshow(pictures[backbone][method][level])
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        row_axes[0].set_ylabel(f"{backbone}\n{method}", fontsize=8)
+    for level, axis in zip(levels, axes[0], strict=True):
+        axis.set_title(level, fontsize=9)
+    return figure

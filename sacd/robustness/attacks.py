@@ -1,0 +1,105 @@
+"""Adversarial images, by the Adversarial Robustness Toolbox."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError
+
+STEP = 2.5  # a step of PGD, as a share of budget / steps (Madry et al. 2018)
+
+
+class _Logits(nn.Module):
+    """A backbone as the plain classifier that the toolbox wants."""
+
+    def __init__(self, backbone: Backbone):
+        super().__init__()
+        self.backbone = backbone
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.backbone(images)[1]
+        assert logits is not None  # looked at before
+        return logits
+
+
+def attack(
+    backbone: Backbone,
+    images: Tensor,
+    classes: Tensor,
+    kind: str,
+    targeted: bool,
+    budget: float,
+    steps: int,
+    seed: int,
+) -> Tensor:
+    """uint8 images (N, 3, H, W), each value changed by at most `budget` (of 255).
+
+    `kind` "pgd": projected gradient descent from the image itself (Madry et al. 2018). "auto": the
+    ensemble of the two parameter-free attacks of AutoAttack that follow gradients, APGD on
+    cross-entropy and on the difference of logits ratio (Croce & Hein 2020), the second on the
+    images that withstood the first. They lead away from `classes` (N,), or with `targeted` towards
+    them. What is returned is rounded to 8 bits, as images are kept. Raises `SacdError` for a
+    backbone without a head.
+    """
+    if not backbone.has_head:
+        raise SacdError("An attack needs class logits, and this backbone has no head.")
+    if budget < 1:
+        raise SacdError(f"A budget of {budget} does not change an 8-bit image: give at least 1.")
+    device = next(backbone.parameters()).device
+    method = _attack(_classifier(backbone, images, device), kind, targeted, budget, steps)
+    with _numpy_seed(seed):
+        found = method.generate((images.float() / 255).numpy(), classes.numpy())
+    return torch.from_numpy(found * 255).round().clamp(0, 255).to(images.dtype)
+
+
+def _classifier(backbone: Backbone, images: Tensor, device: torch.device) -> Any:
+    from art.estimators.classification import PyTorchClassifier  # seconds to import
+
+    with torch.no_grad():
+        classes = backbone(images[:1].to(device).float() / 255)[1].shape[1]
+    return PyTorchClassifier(
+        _Logits(backbone),
+        nn.CrossEntropyLoss(),
+        tuple(images.shape[1:]),
+        classes,
+        clip_values=(0.0, 1.0),
+        device_type="gpu" if device.type == "cuda" else "cpu",
+    )
+
+
+def _attack(classifier: Any, kind: str, targeted: bool, budget: float, steps: int) -> Any:
+    from art.attacks.evasion import (
+        AutoAttack,
+        AutoProjectedGradientDescent,
+        ProjectedGradientDescentPyTorch,
+    )
+
+    limits = {"eps": budget / 255, "eps_step": STEP * budget / steps / 255}
+    if kind == "pgd":
+        return ProjectedGradientDescentPyTorch(
+            classifier, max_iter=steps, targeted=targeted, verbose=False, **limits
+        )
+    parts = [
+        AutoProjectedGradientDescent(
+            classifier, max_iter=steps, targeted=targeted, nb_random_init=1, loss_type=loss,
+            verbose=False, **limits,
+        )
+        for loss in ("cross_entropy", "difference_logits_ratio")
+    ]  # fmt: skip
+    return AutoAttack(classifier, attacks=parts, targeted=targeted, **limits)
+
+
+@contextmanager
+def _numpy_seed(seed: int) -> Iterator[None]:
+    """The toolbox draws its starts from numpy's global generator."""
+    state = np.random.get_state()
+    np.random.seed(seed % 2**32)
+    try:
+        yield
+    finally:
+        np.random.set_state(state)

@@ -1,0 +1,45 @@
+"""Compare layers of one network, shallow to deep: results/layers/<name>.{png,pdf}."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from sacd.figures.layers import plot_layers
+from sacd.figures.style import rgb, save_figure
+from sacd.shards import Shards
+from stages.artefacts import TABLES, layers_file, sample_folder
+from stages.common import Clock, run
+from stages.inputs import open_images, rows_over_classes
+from stages.settings import load_settings, pick
+
+IMAGES_SHOWN = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--layers", required=True)
+    name = parser.parse_args().layers
+    clock, settings = Clock(), load_settings()
+    backbones = pick(settings.layers, name, "comparison of layers")
+    method = settings.compare.main_method
+    test, manifest = open_images("test")
+    drawn = {backbone: Shards(sample_folder(backbone, method)) for backbone in backbones}
+    for samples in drawn.values():
+        samples.require_ids(test.ids, "the test split")
+    strips: list[dict[str, np.ndarray]] = [
+        {"original": rgb(test.read("images", [row])[0])}
+        | {
+            backbone: rgb(samples.read("images", [row])[0, 0])
+            for backbone, samples in drawn.items()
+        }
+        for row in rows_over_classes(manifest, IMAGES_SHOWN)
+    ]
+    table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
+    path = layers_file(name)
+    save_figure(plot_layers(table, backbones, method, strips), path.with_suffix(""))
+    clock.finish(path.with_suffix(".record.json"), {"layers": backbones, "method": method})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,65 @@
+"""Summarise a disturbance over backbones: results/robustness/<disturbance>.csv and its figures."""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+
+from sacd.figures.robustness import plot_examples, plot_robustness
+from sacd.figures.style import rgb, save_figure
+from sacd.files import atomic
+from sacd.metrics.bootstrap import summarise
+from stages.artefacts import robustness_file, robustness_folder
+from stages.common import Clock, run
+from stages.settings import load_settings, pick
+
+SCORES = "scores.parquet"
+METRICS = (
+    "cos_of_features", "cos_of_image", "judge_cos_of_image", "class_of_features", "class_of_image",
+    "judge_class_of_features", "judge_class_of_image",
+)  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--disturbance", required=True)
+    name = parser.parse_args().disturbance
+    clock, settings = Clock(), load_settings()
+    chosen = pick(settings.disturbances, name, "disturbance")
+    rows = []
+    for backbone in settings.compare.backbones:
+        scores = pd.read_parquet(robustness_folder(backbone, name) / SCORES)
+        for (level, method), group in scores.groupby(["level", "method"], sort=False):
+            row = {"backbone": backbone, "disturbance": name, "level": level, "method": method}
+            rows.append(row | summarise(group, METRICS, settings.seed))
+    table = pd.DataFrame(rows).astype({metric: float for metric in METRICS})
+    path = robustness_file(name)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    save_figure(plot_robustness(table, name), path.with_suffix(""))
+    examples = {backbone: _examples(backbone, name) for backbone in settings.compare.backbones}
+    save_figure(plot_examples(examples), path.with_name(f"{name}_examples"))
+    clock.finish(
+        path.with_suffix(".record.json"),
+        {
+            "seed": settings.seed,
+            "disturbance": chosen.model_dump(),
+            "methods": {m: settings.methods[m].model_dump() for m in chosen.methods},
+        },
+    )
+
+
+def _examples(backbone: str, disturbance: str) -> dict[str, dict[str, np.ndarray]]:
+    """Pictures of one image by method and level, in the order of the scores."""
+    folder = robustness_folder(backbone, disturbance)
+    stored, scores = load_file(folder / "examples.safetensors"), pd.read_parquet(folder / SCORES)
+    levels = list(dict.fromkeys(scores.level))
+    return {
+        method: dict(zip(levels, map(rgb, stored[method]), strict=True))
+        for method in dict.fromkeys(scores.method)
+    }
+
+
+if __name__ == "__main__":
+    run(main)
