@@ -10,7 +10,7 @@ from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
-from sacd.prior.autoencoder import FeatureLoss, train_autoencoder
+from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import save_autoencoder
 from sacd.shards import INDEX
@@ -18,7 +18,7 @@ from stages.artefacts import AUTOENCODER, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images
 from stages.make_backbone import obtain_network
-from stages.settings import Settings, load_settings
+from stages.settings import Criticised, Settings, load_settings
 
 
 def main() -> None:
@@ -50,21 +50,42 @@ def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
     chosen, seed = settings.prior.autoencoder, settings.seed
     assert chosen is not None  # the settings' check
     images, _ = load_images("train")
-    config, critic, _ = obtain_network(chosen.critic, seed, "prior.autoencoder.critic")
+    where = "prior.autoencoder"
+    determining = (seed, chosen.model_dump(), content(image_folder("train") / INDEX))
     vae, trained = train_autoencoder(
         chosen.options,
         images,
         Recipe(**chosen.training.model_dump(), seed=seed),
-        FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers),
+        _feature_loss(chosen, seed, where),
         chosen.feature_weight,
         chosen.kl_weight,
-        work_folder(
-            "make_autoencoder", seed, chosen.model_dump(), content(image_folder("train") / INDEX)
-        ),
+        work_folder("make_autoencoder", *determining),
         device(),
-        progress("prior.autoencoder"),
+        progress(where),
     )
-    return vae, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    training = {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    if chosen.refinement is None:
+        return vae, training
+    where += ".refinement"
+    refined = refine_decoder(
+        vae,
+        images,
+        Recipe(**chosen.refinement.training.model_dump(), seed=seed),
+        _feature_loss(chosen.refinement, seed, where),
+        chosen.refinement.feature_weight,
+        work_folder("make_autoencoder", *determining, "refinement"),
+        device(),
+        progress(where),
+    )
+    return vae, {
+        "seconds": round(trained.seconds + refined.seconds),
+        "history": trained.history[-1:] + refined.history[-1:],
+    }
+
+
+def _feature_loss(chosen: Criticised, seed: int, where: str) -> FeatureLoss:
+    config, critic, _ = obtain_network(chosen.critic, seed, f"{where}.critic")
+    return FeatureLoss(Backbone(config, critic).to(device()), chosen.critic_layers)
 
 
 def _val_psnr_db(vae: AutoencoderKL) -> float:

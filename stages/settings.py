@@ -87,18 +87,21 @@ class BackboneSettings(Section):
     refinement: BackboneTraining | None
 
 
-class AutoencoderSettings(Section):
-    """`options` go to diffusers' AutoencoderKL; see `sacd.prior.autoencoder.train_autoencoder`.
+class Criticised(Section):
+    """Training against a feature loss; its `critic` must not be a backbone under study."""
 
-    The `critic` of the feature loss must not be a backbone under study.
-    """
-
-    options: dict[str, Any]
     critic: BackboneSettings
     critic_layers: Annotated[list[str], Field(min_length=1)]
     feature_weight: Annotated[float, Field(ge=0)]
-    kl_weight: Annotated[float, Field(ge=0)]
     training: Training
+
+
+class AutoencoderSettings(Criticised):
+    """`options` go to diffusers' AutoencoderKL; `refinement` trains the decoder further."""
+
+    options: dict[str, Any]
+    kl_weight: Annotated[float, Field(ge=0)]
+    refinement: Criticised | None
 
 
 class UnetSettings(Section):
@@ -434,6 +437,8 @@ class Settings(Section):
         networks = {f"backbones.{name}": backbone for name, backbone in self.backbones.items()}
         if autoencoder := self.prior.autoencoder:
             networks["prior.autoencoder.critic"] = autoencoder.critic
+            if refinement := autoencoder.refinement:
+                networks["prior.autoencoder.refinement.critic"] = refinement.critic
         return networks
 
     def _require_recipes(self) -> None:

@@ -43,8 +43,9 @@ def photographs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) ->
             "per_class": {"train": 7, "val": 2, "test": 3},
         }  # fmt: skip
         params["compare"]["probes"] = []
-        critic = params["prior"]["autoencoder"]["critic"]
-        for network in [*params["backbones"].values(), critic]:
+        autoencoder = params["prior"]["autoencoder"]
+        critics = [autoencoder["critic"], autoencoder["refinement"]["critic"]]
+        for network in [*params["backbones"].values(), *critics]:
             network["training"]["dense"] = False
 
     made.edit(choose)

@@ -16,6 +16,7 @@ from sacd.optimization import Recipe
 from sacd.prior.autoencoder import (
     FeatureLoss,
     create_autoencoder,
+    refine_decoder,
     train_autoencoder,
 )
 from sacd.prior.diffusion import create_scheduler, noised, train_unet
@@ -285,6 +286,22 @@ class TestTraining:
 
         images = random_images(24)
         assert deviation(10.0) > 1.5 * deviation(0.0)
+
+    def test_refining_changes_what_is_drawn_and_not_the_latents(
+        self, tmp_path: Path, tiny_prior: Callable
+    ):
+        vae, images = tiny_prior().vae, random_images(8)
+        before = encode_images(vae, images, CPU)
+        drawn = decode_latents(vae, before, CPU)
+        trained = refine_decoder(
+            vae, images, RECIPE, lambda a, b: (a - b).abs().mean(), 0.1,
+            tmp_path, CPU, lambda items, total: items,
+        )  # fmt: skip
+        assert torch.equal(encode_images(vae, images, CPU), before)
+        assert not torch.equal(decode_latents(vae, before, CPU), drawn)
+        assert not any(p.requires_grad for p in vae.parameters())
+        for name, value in trained.weights.items():
+            assert torch.equal(vae.state_dict()[name], value), name
 
     def test_a_unet_learns_to_denoise_and_keeps_the_average(self, tmp_path: Path, fixture_params):
         latents = torch.randn(16, 4, 8, 8, generator=generator(0)).half()

@@ -294,6 +294,10 @@ class TestImpossibleCombinations:
                 "disturbances.pgd.methods: unknown method 'spacial'. Did you mean 'spatial'",
             ),
             (
+                {"prior.autoencoder.refinement.critic.training": None},
+                "prior.autoencoder.refinement.critic: source is 'train', so",
+            ),
+            (
                 PHOTOS,
                 "backbones.tiny_a.training.dense: needs true masks, which only images.source",
             ),

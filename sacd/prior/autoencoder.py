@@ -109,6 +109,45 @@ def train_autoencoder(
     return vae, trained
 
 
+def refine_decoder(
+    vae: AutoencoderKL,
+    images: Tensor,
+    recipe: Recipe,
+    feature_loss: Callable[[Tensor, Tensor], Tensor],
+    feature_weight: float,
+    work: Path,
+    device: torch.device,
+    progress: Progress,
+) -> Trained:
+    """Train the decoder further, with L1 + `feature_weight` x feature loss.
+
+    images: uint8 (N, 3, H, W). `vae` ends with averaged weights; latents, and so a prior trained on
+    them, stay as they are.
+    """
+    vae.to(device, memory_format=conv_format(device))
+    parameters = {
+        name: p.requires_grad_(True)
+        for name, p in vae.named_parameters()
+        if name.startswith(("decoder.", "post_quant_conv."))
+    }
+
+    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        rows = torch.randint(len(images), (recipe.batch,), generator=generator)
+        truth = augment(images[rows].float() / 255, FLIPS, generator).to(device)
+        with torch.no_grad():
+            posterior = vae.encode(2 * truth - 1).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        ours = (vae.decode(posterior.mean + posterior.std * noise).sample.float() + 1) / 2
+        seen = feature_loss(ours, truth)
+        value = (ours - truth).abs().mean() + feature_weight * seen
+        return value, {"feature_loss": float(seen.detach())}
+
+    trained = train(parameters, loss, recipe, work, progress)
+    vae.load_state_dict(trained.weights, strict=False)
+    vae.eval().requires_grad_(False)
+    return trained
+
+
 @torch.no_grad()
 def _unit_scale(vae: AutoencoderKL, images: Tensor, device: torch.device) -> float:
     means = [
