@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.figures.layers import METRICS, plot_layers
-from sacd.figures.robustness import PANELS, plot_robustness
+from sacd.figures.robustness import PANELS, plot_examples, plot_robustness
 from sacd.images import shapes
 from sacd.robustness.attacks import attack
 from sacd.robustness.corruptions import CORRUPTIONS
@@ -255,6 +255,14 @@ class TestFigures:
     def test_scores_that_nobody_has_get_no_panel(self):
         table = self.table().assign(class_of_image=np.nan, judge_class_of_image=np.nan)
         assert len(plot_robustness(table, "blur").axes) == 1
+
+    def test_examples_stand_in_a_block_for_each_backbone(self):
+        shades = {"none": 0.2, "8": 0.8}
+        grey = {level: np.full((8, 8, 3), shade) for level, shade in shades.items()}
+        figure = plot_examples({name: {"original": grey, "spatial": grey} for name in "ab"})
+        titles = [axis.get_title() for axis in figure.axes]
+        assert titles == ["a\nnone", "8", "b\nnone", "8", "", "", "", ""]
+        assert [axis.images[0].get_array()[0, 0, 0] for axis in figure.axes] == [0.2, 0.8] * 4
 
     def test_a_layers_curve_lies_between_floor_and_ceiling(self):
         rows = [

@@ -56,19 +56,20 @@ def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
 
 
 def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figure:
-    """Images (S, S, 3) by backbone, method and level: levels across, methods down."""
-    rows = [(b, m) for b, methods in pictures.items() for m in methods]
-    levels = list(next(iter(next(iter(pictures.values())).values())))
+    """Images (S, S, 3) by backbone, method and level: a block a backbone, methods down in each."""
+    methods = list(next(iter(pictures.values())))
+    levels = list(pictures[next(iter(pictures))][methods[0]])
     figure, axes = plt.subplots(
-        len(rows), len(levels), figsize=(1.15 * len(levels) + 1.6, 1.18 * len(rows) + 0.4),
-        squeeze=False,
+        len(methods), len(pictures) * len(levels), squeeze=False,
+        figsize=(1.1 * len(pictures) * len(levels) + 1.0, 1.15 * len(methods) + 0.5),
     )  # fmt: skip
-    for (backbone, method), row_axes in zip(rows, axes, strict=True):
-        for level, axis in zip(levels, row_axes, strict=True):
+    for row_axes, method in zip(axes, methods, strict=True):
+        shown = [(b, level) for b in pictures for level in levels]
+        for axis, (backbone, level) in zip(row_axes, shown, strict=True):
             axis.imshow(pictures[backbone][method][level])
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-        row_axes[0].set_ylabel(f"{backbone}\n{method}", fontsize=8)
-    for level, axis in zip(levels, axes[0], strict=True):
-        axis.set_title(level, fontsize=9)
+            if method == methods[0]:
+                axis.set_title(f"{backbone}\n{level}" if level == levels[0] else level, fontsize=9)
+        row_axes[0].set_ylabel(method, fontsize=9)
     return figure
