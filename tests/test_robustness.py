@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import Checkout
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,7 +26,6 @@ from sacd.robustness.features import (
     quantise,
 )
 from stages.settings import Corruption
-from tests.conftest import Checkout
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 

@@ -61,7 +61,7 @@ def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figu
     levels = list(pictures[next(iter(pictures))][methods[0]])
     figure, axes = plt.subplots(
         len(methods), len(pictures) * len(levels), squeeze=False,
-        figsize=(1.1 * len(pictures) * len(levels) + 1.0, 1.15 * len(methods) + 0.5),
+        figsize=(0.75 * len(pictures) * len(levels) + 0.8, 0.8 * len(methods) + 0.5),
     )  # fmt: skip
     for row_axes, method in zip(axes, methods, strict=True):
         shown = [(b, level) for b in pictures for level in levels]
