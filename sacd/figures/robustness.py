@@ -71,5 +71,5 @@ def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figu
             axis.spines[:].set_visible(False)
             if method == methods[0]:
                 axis.set_title(f"{backbone}\n{level}" if level == levels[0] else level, fontsize=9)
-        row_axes[0].set_ylabel(method, fontsize=9)
+        row_axes[0].set_ylabel(method, fontsize=7)
     return figure
