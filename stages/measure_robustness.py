@@ -17,10 +17,9 @@ from sacd.backbones.backbone import Backbone
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
 from stages.artefacts import backbone_folder, robustness_folder
-from stages.common import Clock, device, progress, run
+from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
-from stages.evaluation import IMAGES_PER_BATCH
-from stages.methods import Draw, prepare
+from stages.methods import draw_all, prepare
 from stages.settings import MethodSettings, changed, load_settings, pick
 
 ORIGINAL, INPUT = "original", "input"
@@ -47,7 +46,8 @@ def main() -> None:
     for level in levels_of(settings, disturbance, chosen, backbone, name):
         drawn = {ORIGINAL: level.originals, INPUT: level.images}
         for method, draw in draws.items():
-            drawn[method] = _draw(draw, level, f"{name} {disturbance} {level.name} {method}")
+            label = f"{name} {disturbance} {level.name} {method}"
+            drawn[method] = draw_all(draw, level.ids, level.features, label)[:, 0]
         seen = {m: [see(eye, images) for eye in (backbone, judge)] for m, images in drawn.items()}
         for method, images in drawn.items():
             tables.append(_scores(level, method, seen[method], seen[ORIGINAL]))
@@ -70,16 +70,6 @@ def main() -> None:
 
 def _one_sample(method: MethodSettings) -> MethodSettings:
     return changed(method, {"samples": 1}) if "samples" in type(method).model_fields else method
-
-
-def _draw(draw: Draw, level: Level, label: str) -> Tensor:
-    """One sample of each image, uint8 (N, 3, S, S)."""
-    starts = range(0, len(level.ids), IMAGES_PER_BATCH)
-    images = []
-    for start in progress(label)(iter(starts), len(starts)):
-        block = slice(start, start + IMAGES_PER_BATCH)
-        images.append(draw(level.ids[block], level.features[block])["images"][:, 0])
-    return torch.cat(images)
 
 
 def _scores(level: Level, method: str, seen: list[Seen], was: list[Seen]) -> pd.DataFrame:

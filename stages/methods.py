@@ -31,7 +31,7 @@ from stages.artefacts import (
     feature_folder,
     image_folder,
 )
-from stages.common import device
+from stages.common import device, progress
 from stages.settings import (
     AdapterMethod,
     DecoderMethod,
@@ -48,6 +48,7 @@ ROWS = 256  # of the training set that are compared at once
 # noise, "noise_seed" (N, K).
 Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
 
+IMAGES_PER_BATCH = 16
 PRIOR_FILES = [PRIOR / UNET_WEIGHTS, PRIOR / "vae" / VAE_WEIGHTS]
 
 
@@ -64,6 +65,16 @@ def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[
             return _by_decoder(method, backbone)
         case GuidanceMethod():
             return _by_guidance(method, backbone, settings)
+
+
+def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Tensor:
+    """Images uint8 (N, K, 3, S, S) from features (N, C, h, w), in batches under a progress bar."""
+    starts = range(0, len(ids), IMAGES_PER_BATCH)
+    images = []
+    for start in progress(label)(iter(starts), len(starts)):
+        block = slice(start, start + IMAGES_PER_BATCH)
+        images.append(draw(ids[block], features[block])["images"])
+    return torch.cat(images)
 
 
 def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, list[Path]]:

@@ -5,6 +5,7 @@ import argparse
 import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
+from torch import Tensor
 
 from sacd.figures.robustness import plot_examples, plot_robustness
 from sacd.figures.style import rgb, save_figure
@@ -27,9 +28,11 @@ def main() -> None:
     name = parser.parse_args().disturbance
     clock, settings = Clock(), load_settings()
     chosen = pick(settings.disturbances, name, "disturbance")
-    rows = []
+    rows, examples = [], {}
     for backbone in settings.compare.backbones:
-        scores = pd.read_parquet(robustness_folder(backbone, name) / SCORES)
+        folder = robustness_folder(backbone, name)
+        scores = pd.read_parquet(folder / SCORES)
+        examples[backbone] = _examples(load_file(folder / "examples.safetensors"), scores)
         for (level, method), group in scores.groupby(["level", "method"], sort=False):
             row = {"backbone": backbone, "disturbance": name, "level": level, "method": method}
             rows.append(row | summarise(group, METRICS, settings.seed))
@@ -38,7 +41,6 @@ def main() -> None:
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
     save_figure(plot_robustness(table, name), path.with_suffix(""))
-    examples = {backbone: _examples(backbone, name) for backbone in settings.compare.backbones}
     save_figure(plot_examples(examples), path.with_name(f"{name}_examples"))
     clock.finish(
         path.with_suffix(".record.json"),
@@ -50,10 +52,8 @@ def main() -> None:
     )
 
 
-def _examples(backbone: str, disturbance: str) -> dict[str, dict[str, np.ndarray]]:
+def _examples(stored: dict[str, Tensor], scores: pd.DataFrame) -> dict[str, dict[str, np.ndarray]]:
     """Pictures of one image by method and level, in the order of the scores."""
-    folder = robustness_folder(backbone, disturbance)
-    stored, scores = load_file(folder / "examples.safetensors"), pd.read_parquet(folder / SCORES)
     levels = list(dict.fromkeys(scores.level))
     return {
         method: dict(zip(levels, map(rgb, stored[method]), strict=True))

@@ -4,8 +4,6 @@ import argparse
 import time
 
 import pandas as pd
-import torch
-from torch import Tensor
 
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
@@ -13,9 +11,9 @@ from sacd.files import atomic
 from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
 from stages.artefacts import sweep_file
-from stages.common import Clock, progress, run
-from stages.evaluation import IMAGES_PER_BATCH, load_eyes, load_truth, score_images
-from stages.methods import Draw, prepare
+from stages.common import Clock, run
+from stages.evaluation import load_eyes, load_truth, score_images
+from stages.methods import Draw, draw_all, prepare
 from stages.settings import changed, load_settings, pick
 
 METRICS = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "spread_image")
@@ -55,14 +53,9 @@ def main() -> None:
 
 def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float | None]:
     """Mean scores, with intervals, of one way to draw, and its seconds an image."""
-    images: list[Tensor] = []
-    starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
     started = time.monotonic()
-    for start in progress(f"draws {label}")(iter(starts), len(starts)):
-        block = truth.rows(start, start + IMAGES_PER_BATCH)
-        images.append(draw(block.ids, block.features)["images"])
+    drawn = draw_all(draw, truth.ids, truth.features, f"draws {label}")
     seconds = (time.monotonic() - started) / len(truth.ids)
-    drawn = torch.cat(images)
     table, _ = score_images(truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}")
     scored = [metric for metric in METRICS if metric in table]
     return {"seconds_per_image": seconds, **summarise(table, scored, seed)}
