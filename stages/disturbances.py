@@ -25,7 +25,7 @@ from sacd.shards import Shards
 from stages.artefacts import feature_folder, image_folder
 from stages.common import device
 from stages.inputs import open_images, spread_rows
-from stages.settings import (
+from stages.sections import (
     Attack,
     Corruption,
     DisturbanceSettings,

@@ -8,16 +8,15 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from sacd.backbones.backbone import Backbone
 from sacd.files import atomic, write_json
 from sacd.metrics.scoring import Eyes, Truth, score_batch
 from sacd.metrics.sets import frechet_distance
 from sacd.networks import load_diffusers
 from sacd.shards import Shards
-from stages.artefacts import backbone_folder, feature_folder, image_folder, probe_folder
+from stages.artefacts import feature_folder, image_folder, probe_folder
 from stages.common import device, progress
-from stages.inputs import load_masks, spread_rows
-from stages.settings import Settings
+from stages.inputs import load_backbone, load_masks, spread_rows
+from stages.sections import Settings
 
 IMAGES_PER_BATCH = 16
 
@@ -53,8 +52,8 @@ def load_eyes(backbone: str, settings: Settings) -> Eyes:
     """The inverted backbone, the judge and, in the embedded world, the finder."""
     finders = [n for n in settings.compare.probes if settings.probes[n].kind == "finder"]
     return Eyes(
-        Backbone.from_pretrained(backbone_folder(backbone)).to(device()),
-        Backbone.from_pretrained(backbone_folder(settings.compare.judge)).to(device()),
+        load_backbone(backbone),
+        load_backbone(settings.compare.judge),
         load_diffusers(UNet2DModel, probe_folder(finders[0])).to(device()) if finders else None,
         device(),
     )

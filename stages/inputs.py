@@ -5,11 +5,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from sacd.backbones.backbone import Backbone
 from sacd.features.whitening import Whitening, measure_whitening
 from sacd.images.manifest import read_manifest, unpack_masks
 from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
-from stages.artefacts import MANIFEST, image_folder
+from stages.artefacts import MANIFEST, backbone_folder, image_folder
+from stages.common import device
 
 WHITENING_IMAGES = 2048  # at most
 
@@ -42,6 +44,11 @@ def rows_over_classes(manifest: pd.DataFrame, count: int) -> list[int]:
 def spread_rows(shards: Shards, count: int) -> list[int]:
     """At most `count` rows, spread over all."""
     return evenly_spaced(torch.arange(len(shards)), count).tolist()
+
+
+def load_backbone(name: str) -> Backbone:
+    """One of the experiment's networks, on the device that computes."""
+    return Backbone.from_pretrained(backbone_folder(name)).to(device())
 
 
 def whitening_of(features: Shards, pooled: bool) -> Whitening:

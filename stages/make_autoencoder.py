@@ -18,7 +18,8 @@ from stages.artefacts import AUTOENCODER, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images
 from stages.make_backbone import obtain_network
-from stages.settings import Criticised, Settings, load_settings
+from stages.sections import Criticised, Settings
+from stages.settings import load_settings
 
 
 def main() -> None:

@@ -20,7 +20,8 @@ from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import BackboneSettings, load_settings, pick
+from stages.sections import BackboneSettings
+from stages.settings import load_settings, pick
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
-from stages.settings import Settings, load_settings
+from stages.sections import Settings
+from stages.settings import load_settings
 
 
 def main() -> None:

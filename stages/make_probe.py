@@ -14,7 +14,8 @@ from sacd.shards import INDEX
 from stages.artefacts import image_folder, probe_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
 from stages.inputs import load_images, load_masks
-from stages.settings import ProbeSettings, load_settings, pick
+from stages.sections import ProbeSettings
+from stages.settings import load_settings, pick
 
 
 def main() -> None:

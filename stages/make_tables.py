@@ -22,7 +22,8 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, read_record, run
-from stages.settings import Compare, Settings, load_settings, training_folder
+from stages.sections import Compare, Settings
+from stages.settings import load_settings, training_folder
 
 METRICS = (
     "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",

@@ -13,14 +13,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sacd.backbones.backbone import Backbone
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
-from stages.artefacts import backbone_folder, robustness_folder
-from stages.common import Clock, device, run
+from stages.artefacts import robustness_folder
+from stages.common import Clock, run
 from stages.disturbances import Level, Seen, levels_of, see
+from stages.inputs import load_backbone
 from stages.methods import draw_all, prepare
-from stages.settings import MethodSettings, changed, load_settings, pick
+from stages.sections import MethodSettings, changed
+from stages.settings import load_settings, pick
 
 ORIGINAL, INPUT = "original", "input"
 
@@ -33,10 +34,7 @@ def main() -> None:
     name, disturbance = arguments.backbone, arguments.disturbance
     clock, settings = Clock(), load_settings()
     chosen = pick(settings.disturbances, disturbance, "disturbance")
-    backbone, judge = (
-        Backbone.from_pretrained(backbone_folder(network)).to(device())
-        for network in (name, settings.compare.judge)
-    )
+    backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     draws = {
         method: prepare(settings, name, _one_sample(settings.methods[method]))[0]
         for method in chosen.methods

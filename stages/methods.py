@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from sacd.adapters.registry import load_adapter
-from sacd.backbones.backbone import Backbone
 from sacd.baselines.decoder import FeatureDecoder
 from sacd.baselines.guidance import FeatureGuidance, guided_latents
 from sacd.baselines.nearest import nearest_rows
@@ -32,7 +31,8 @@ from stages.artefacts import (
     image_folder,
 )
 from stages.common import device, progress
-from stages.settings import (
+from stages.inputs import load_backbone
+from stages.sections import (
     AdapterMethod,
     DecoderMethod,
     GuidanceMethod,
@@ -84,7 +84,7 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
     inverter = Inverter(
         prior,
         load_adapter(trained, prior.unet).to(device()),
-        _load_backbone(backbone) if looks else None,
+        load_backbone(backbone) if looks else None,
         device(),
     )
     chosen = method.refinement
@@ -125,7 +125,7 @@ def _by_retrieval(method: NearestMethod, backbone: str) -> tuple[Draw, list[Path
 
 
 def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[Draw, list[Path]]:
-    network = _load_backbone(backbone)
+    network = load_backbone(backbone)
     search = PixelSearch(method.steps, method.learning_rate, method.variation, method.norm)
     shape = (3, settings.images.size, settings.images.size)
 
@@ -157,7 +157,7 @@ def _by_decoder(method: DecoderMethod, backbone: str) -> tuple[Draw, list[Path]]
 def _by_guidance(
     method: GuidanceMethod, backbone: str, settings: Settings
 ) -> tuple[Draw, list[Path]]:
-    network, prior = _load_backbone(backbone), Prior.from_pretrained(PRIOR).to(device())
+    network, prior = load_backbone(backbone), Prior.from_pretrained(PRIOR).to(device())
     guidance = FeatureGuidance(method.steps, method.strength, method.recurrences)
     seed, shape = settings.seed, latent_shape(prior, settings.images.size)
 
@@ -193,10 +193,6 @@ def _seeds(seed: int, keys: list[tuple[str, int]], samples: int) -> Tensor:
 def _take(images: Tensor, kept: Tensor) -> Tensor:
     """Images (N, M, ...) at indices (N, K) -> (N, K, ...)."""
     return images[torch.arange(len(images))[:, None], kept]
-
-
-def _load_backbone(backbone: str) -> Backbone:
-    return Backbone.from_pretrained(backbone_folder(backbone)).to(device())
 
 
 def _weights(backbone: str) -> Path:

@@ -23,7 +23,8 @@ from stages.artefacts import (
 )
 from stages.common import Clock, run
 from stages.inputs import open_images, rows_over_classes
-from stages.settings import Settings, load_settings
+from stages.sections import Settings
+from stages.settings import load_settings
 
 IMAGES_SHOWN = 3
 SAMPLES_SHOWN = 4

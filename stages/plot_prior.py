@@ -12,7 +12,7 @@ from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_prior
 from sacd.shards import Shards
 from stages.artefacts import FIGURES, PRIOR, image_folder, latent_folder
-from stages.common import device, run
+from stages.common import Clock, device, run
 from stages.settings import load_settings
 
 IMAGES = 32
@@ -22,7 +22,7 @@ STEPS = 100
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    settings = load_settings()
+    clock, settings = Clock(), load_settings()
     prior = Prior.from_pretrained(PRIOR).to(device())
     shape = Shards(latent_folder("test")).shape("latents")
     noise = initial_noise(settings.seed, [("prior", k) for k in range(IMAGES)], shape)
@@ -36,6 +36,7 @@ def main() -> None:
         {"images of this experiment": real, "drawn by the prior": dreamt}, COLUMNS
     )
     save_figure(figure, FIGURES / "prior_samples")
+    clock.finish(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
 
 
 if __name__ == "__main__":

@@ -21,7 +21,8 @@ from sacd.images.manifest import pack_mask, write_manifest
 from sacd.shards import fill_shards, publish_shards
 from stages.artefacts import MANIFEST, SKIPPED, SPLITS, image_folder
 from stages.common import Clock, progress, run, work_folder
-from stages.settings import Images, load_settings
+from stages.sections import Images
+from stages.settings import load_settings
 
 ROWS_PER_SHARD = 4096
 

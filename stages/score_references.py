@@ -30,7 +30,8 @@ from stages.evaluation import (
     write_scores,
 )
 from stages.inputs import open_images
-from stages.settings import Settings, load_settings
+from stages.sections import Settings
+from stages.settings import load_settings
 
 Images = Callable[[int, int], Tensor]
 

@@ -14,7 +14,8 @@ from stages.artefacts import sweep_file
 from stages.common import Clock, run
 from stages.evaluation import load_eyes, load_truth, score_images
 from stages.methods import Draw, draw_all, prepare
-from stages.settings import changed, load_settings, pick
+from stages.sections import changed
+from stages.settings import load_settings, pick
 
 METRICS = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "spread_image")
 

@@ -4,14 +4,13 @@ import argparse
 
 import torch
 
-from sacd.backbones.backbone import Backbone
 from sacd.baselines.decoder import DecoderConfig, FeatureDecoder, train_decoder
 from sacd.files import write_json
 from sacd.optimization import Recipe
 from sacd.shards import INDEX, Shards
 from stages.artefacts import backbone_folder, decoder_folder, feature_folder, image_folder
 from stages.common import Clock, content, device, progress, run, work_folder
-from stages.inputs import whitening_of
+from stages.inputs import load_backbone, whitening_of
 from stages.settings import load_settings, pick
 
 
@@ -40,7 +39,7 @@ def main() -> None:
     weights = backbone_folder(backbone) / "model.safetensors"
     trained = train_decoder(
         decoder,
-        Backbone.from_pretrained(backbone_folder(backbone)).to(device()),
+        load_backbone(backbone),
         len(images),
         lambda rows: features.read("features", rows),
         lambda rows: images.read("images", rows),

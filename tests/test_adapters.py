@@ -236,7 +236,7 @@ class TestStorage:
             assert not again.training
 
     def test_registered_types_are_those_of_the_settings(self):
-        from stages.settings import AdapterSettings
+        from stages.sections import AdapterSettings
 
         allowed = AdapterSettings.model_fields["type"].annotation.__args__
         assert set(allowed) == set(ADAPTERS)

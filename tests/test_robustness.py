@@ -25,7 +25,7 @@ from sacd.robustness.features import (
     drop_channels,
     quantise,
 )
-from stages.settings import Corruption
+from stages.sections import Corruption
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 

@@ -131,8 +131,10 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         [f"layers.{L}", "compare.main_method"],
     ),
     "plot_prior": (
-        "results", {}, "results/figures/prior_samples.png", ["models/prior", "latents", "data"],
-        ["results/figures/prior_samples.png", "results/figures/prior_samples.pdf"], ["seed"],
+        "results", {}, "results/figures/prior_samples.record.json",
+        ["models/prior", "latents", "data"],
+        [f"results/figures/prior_samples{end}" for end in (".png", ".pdf", ".record.json")],
+        ["seed"],
     ),
     "write_report": (
         "results", {}, "results/report.html",

@@ -142,6 +142,7 @@ rule plot_prior:
             caption="../report/prior_samples.rst",
         ),
         "results/figures/prior_samples.pdf",
+        "results/figures/prior_samples.record.json",
     log:
         "logs/plot_prior.log",
     benchmark:

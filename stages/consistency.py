@@ -1,0 +1,165 @@
+"""What no section of params.yaml can check by itself: that the sections fit together."""
+
+from collections.abc import Collection
+
+from sacd.errors import SacdError, unknown_name
+from stages.artefacts import REFERENCE_SCORES, REFERENCES
+from stages.sections import (
+    AdapterMethod,
+    BackboneSettings,
+    DecoderMethod,
+    Settings,
+    Training,
+    changed,
+)
+
+# Where names stand, what they name, the names, and those there are.
+Use = tuple[str, str, list[str], Collection[str]]
+
+
+def require_consistent(settings: Settings) -> None:
+    """Raise `SacdError` for the first thing that does not fit together."""
+    _require_names(settings)
+    _require_comparison(settings)
+    _require_images(settings)
+    _require_networks(settings)
+    _require_recipes(settings)
+    _require_sweeps(settings)
+
+
+def _require_names(settings: Settings) -> None:
+    """Every name points to something defined, and none stands twice."""
+    for where, kind, names, known in _uses_in_compare(settings) + _uses_elsewhere(settings):
+        for name in names:
+            if name not in known:
+                raise unknown_name(kind, name, known, where)
+            if names.count(name) > 1:
+                raise SacdError(f"{where}: '{name}' stands twice.")
+    taken = {*settings.methods} & {*REFERENCES, REFERENCE_SCORES}
+    if taken:
+        raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
+
+
+def _uses_in_compare(settings: Settings) -> list[Use]:
+    compare = settings.compare
+    uses: list[Use] = [
+        ("compare.backbones", "backbone", compare.backbones, settings.backbones),
+        ("compare.judge", "backbone", [compare.judge], settings.backbones),
+        ("compare.networks", "backbone", compare.networks, settings.backbones),
+        ("compare.probes", "probe", compare.probes, settings.probes),
+        ("compare.adapters", "adapter", compare.adapters, settings.adapters),
+        ("compare.decoders", "decoder", compare.decoders, settings.decoders),
+        ("compare.methods", "method", compare.methods, settings.methods),
+        ("compare.sweeps", "sweep", compare.sweeps, settings.sweeps),
+        ("compare.disturbances", "disturbance", compare.disturbances, settings.disturbances),
+        ("compare.layers", "comparison of layers", compare.layers, settings.layers),
+    ]
+    if compare.methods:
+        uses.append(("compare.main_method", "method", [compare.main_method], compare.methods))
+        uses.append(("compare.ranking", "method", compare.ranking, compare.methods))
+    return uses
+
+
+def _uses_elsewhere(settings: Settings) -> list[Use]:
+    """Of sections that are compared; the others may name what is not run."""
+    compare, uses = settings.compare, list[Use]()
+    for name in sorted({*compare.methods} & {*settings.methods}):
+        method, where = settings.methods[name], f"methods.{name}"
+        if isinstance(method, AdapterMethod):
+            uses.append((f"{where}.adapter", "adapter", [method.adapter], compare.adapters))
+        if isinstance(method, DecoderMethod):
+            uses.append((f"{where}.decoder", "decoder", [method.decoder], compare.decoders))
+    for name in sorted({*compare.disturbances} & {*settings.disturbances}):
+        tested = settings.disturbances[name].methods
+        uses.append((f"disturbances.{name}.methods", "method", tested, compare.methods))
+    for name in sorted({*compare.layers} & {*settings.layers}):
+        uses.append((f"layers.{name}", "backbone", settings.layers[name], compare.backbones))
+    return uses
+
+
+def _require_comparison(settings: Settings) -> None:
+    compare = settings.compare
+    if set(compare.networks) != {*compare.backbones, compare.judge}:
+        raise SacdError("compare.networks: must be compare.backbones and compare.judge.")
+    if compare.judge in compare.backbones:
+        raise SacdError(
+            f"compare.judge: '{compare.judge}' is itself inverted (compare.backbones); "
+            f"a judge must be a network that no adapter saw."
+        )
+    if compare.probes and settings.images.source != "shapes":
+        raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
+
+
+def _require_images(settings: Settings) -> None:
+    if settings.images.per_class.train < settings.images.per_class.test:
+        raise SacdError("images.per_class: train must not be less than test.")
+    classes = settings.images.classes
+    if isinstance(classes, list) and len(set(classes)) < len(classes):
+        raise SacdError(f"images.classes: a class stands twice in {classes}.")
+    if autoencoder := settings.prior.autoencoder:
+        levels = autoencoder.options.get("block_out_channels")
+        if not isinstance(levels, list) or not levels:
+            raise SacdError("prior.autoencoder.options.block_out_channels: give its widths.")
+        factor = 2 ** (len(levels) - 1)
+        if settings.images.size % factor:
+            raise SacdError(
+                f"images.size: {settings.images.size} is no multiple of {factor}, by which the "
+                f"autoencoder shrinks images (prior.autoencoder.options.block_out_channels)."
+            )
+
+
+def _require_networks(settings: Settings) -> None:
+    for where, network in _networks(settings).items():
+        for part, recipe in (
+            ("training", network.training),
+            ("refinement", network.refinement),
+        ):
+            if recipe and recipe.dense and settings.images.source != "shapes":
+                raise SacdError(
+                    f"{where}.{part}.dense: needs true masks, which only images.source "
+                    f"'shapes' has."
+                )
+        if network.source != "train" and network.refinement is not None:
+            raise SacdError(f"{where}.refinement: only a network of source 'train' is refined.")
+        if network.source == "train" and network.input_size != settings.images.size:
+            raise SacdError(
+                f"{where}.input_size: is trained here on images of {settings.images.size} px "
+                f"(images.size), so it must be that."
+            )
+
+
+def _networks(settings: Settings) -> dict[str, BackboneSettings]:
+    """Every section that describes a network, by its path: backbones and critics."""
+    networks = {f"backbones.{name}": backbone for name, backbone in settings.backbones.items()}
+    if autoencoder := settings.prior.autoencoder:
+        networks["prior.autoencoder.critic"] = autoencoder.critic
+        if refinement := autoencoder.refinement:
+            networks["prior.autoencoder.refinement.critic"] = refinement.critic
+    return networks
+
+
+def _require_recipes(settings: Settings) -> None:
+    trained: dict[str, tuple[str, Training | None]]
+    trained = {where: (n.source, n.training) for where, n in _networks(settings).items()}
+    trained |= {f"probes.{n}": (p.source, p.training) for n, p in settings.probes.items()}
+    for where, (source, recipe) in trained.items():
+        if source == "train" and recipe is None:
+            raise SacdError(f"{where}: source is 'train', so {where}.training must be given.")
+    if settings.prior.source == "train" and not (
+        settings.prior.autoencoder and settings.prior.unet
+    ):
+        raise SacdError("prior: source is 'train', so autoencoder and unet must be given.")
+
+
+def _require_sweeps(settings: Settings) -> None:
+    for name in settings.compare.sweeps:
+        sweep = settings.sweeps[name]
+        if sweep.method not in settings.compare.methods:
+            raise unknown_name(
+                "method", sweep.method, settings.compare.methods, f"sweeps.{name}.method"
+            )
+        for changes in sweep.combinations():
+            try:
+                changed(settings.methods[sweep.method], changes)
+            except SacdError as error:
+                raise SacdError(f"sweeps.{name}.over: {error}") from error

@@ -1,0 +1,348 @@
+"""The sections of params.yaml. There are no defaults: DVC can only track what is written down."""
+
+from itertools import product
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sacd.errors import SacdError
+from stages.mistakes import short
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
+
+
+class Section(BaseModel):
+    """A section of params.yaml: unknown keys are errors, values are not converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class PerClass(Section):
+    train: Positive
+    val: Positive
+    test: Annotated[int, Field(ge=2)]  # a floor is another image of the class
+
+
+class Images(Section):
+    """Which images: `source` is "shapes" or a folder, .tar or .zip in ImageFolder layout."""
+
+    source: str
+    size: Annotated[int, Field(ge=16)]
+    classes: Literal["all"] | Positive | Annotated[list[str], Field(min_length=1)]
+    per_class: PerClass
+    max_skipped: Share
+
+
+class Training(Section):
+    """See `sacd.optimization.Recipe`."""
+
+    steps: Positive
+    batch: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    warmup: Annotated[int, Field(ge=0)]
+    schedule: Literal["cosine", "constant"]
+    weight_decay: Annotated[float, Field(ge=0)]
+    ema: Annotated[float, Field(ge=0, lt=1)]
+    clip: Annotated[float, Field(gt=0)]
+    precision: Literal["bf16", "fp32"]
+
+
+class AugmentationSettings(Section):
+    """See `sacd.backbones.training.Augmentation`."""
+
+    color_jitter: Share
+    blur: Annotated[float, Field(ge=0)]
+    noise: Share
+
+
+class BackboneTraining(Training):
+    """`dense` adds a loss at every location, which needs the true masks of `shapes`."""
+
+    augmentation: AugmentationSettings
+    dense: bool
+
+
+class BackboneSettings(Section):
+    """`source` is "train", "timm" (its hub), a safetensors file or a folder made by this rule.
+
+    `refinement` trains the network further, say under augmentations that it could not begin with.
+    """
+
+    source: str
+    model: str
+    options: dict[str, Any]
+    input_size: Positive
+    mean: Annotated[list[float], Field(min_length=3, max_length=3)]
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
+    layer: str
+    training: BackboneTraining | None
+    refinement: BackboneTraining | None
+
+
+class Criticised(Section):
+    """Training against a feature loss; its `critic` must not be a backbone under study."""
+
+    critic: BackboneSettings
+    critic_layers: Annotated[list[str], Field(min_length=1)]
+    feature_weight: Annotated[float, Field(ge=0)]
+    training: Training
+
+
+class AutoencoderSettings(Criticised):
+    """`options` go to diffusers' AutoencoderKL; `refinement` trains the decoder further."""
+
+    options: dict[str, Any]
+    kl_weight: Annotated[float, Field(ge=0)]
+    refinement: Criticised | None
+
+
+class UnetSettings(Section):
+    """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`."""
+
+    options: dict[str, Any]
+    noise_shift: Annotated[float, Field(gt=0)]
+    training: Training
+
+
+class PriorSettings(Section):
+    """`source` is "train" or a folder in the diffusers layout."""
+
+    source: str
+    autoencoder: AutoencoderSettings | None
+    unet: UnetSettings | None
+
+
+class ProbeSettings(Section):
+    """A network trained on true factors: `kind` finder draws the object's mask."""
+
+    source: str
+    kind: Literal["finder"]
+    width: Positive
+    training: Training | None
+
+
+class AdapterSettings(Section):
+    """See `sacd.adapters`: `hidden` is the feature encoder's width, `drop` how often training
+    replaces the features by the null one."""
+
+    type: Literal["controlnet", "lite"]
+    conditioning: Literal["spatial", "pooled"]
+    hidden: Positive
+    drop: Share
+    training: Training
+
+
+class DecoderSettings(Section):
+    """A feed-forward decoder, see `sacd.baselines.decoder`: `widths` from image to latent grid."""
+
+    widths: Annotated[list[Positive], Field(min_length=1)]
+    feature_weight: Annotated[float, Field(ge=0)]
+    training: Training
+
+
+class RefinementSettings(Section):
+    """See `sacd.sampling.refinement.Refinement`."""
+
+    steps: Positive
+    rate: Annotated[float, Field(gt=0)]
+
+
+class AdapterMethod(Section):
+    """Ours: the prior, steered by an adapter. `features` are true ones, or null (what the prior
+    does by itself).
+
+    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`; of every `best_of`
+    samples the one with the nearest features is kept.
+    """
+
+    type: Literal["adapter"]
+    adapter: Name
+    features: Literal["true", "null"]
+    guidance: Annotated[float, Field(ge=0)]
+    guided_below: Share
+    steps: Positive
+    refinement: RefinementSettings | None
+    best_of: Positive
+    samples: Positive
+
+
+class NearestMethod(Section):
+    """The `samples` training images with the nearest features, see `sacd.baselines.nearest`."""
+
+    type: Literal["nearest"]
+    samples: Positive
+
+
+class PixelMethod(Section):
+    """Optimisation of pixels, see `sacd.baselines.pixels`; the best of `restarts` is kept."""
+
+    type: Literal["pixels"]
+    steps: Positive
+    learning_rate: Annotated[float, Field(gt=0)]
+    variation: Annotated[float, Field(ge=0)]
+    norm: Annotated[float, Field(ge=0)]
+    restarts: Positive
+    samples: Positive
+
+
+class DecoderMethod(Section):
+    """A feed-forward decoder's one image."""
+
+    type: Literal["decoder"]
+    decoder: Name
+
+
+class GuidanceMethod(Section):
+    """Training-free guidance of the prior, see `sacd.baselines.guidance`."""
+
+    type: Literal["guidance"]
+    steps: Positive
+    strength: Annotated[float, Field(gt=0)]
+    recurrences: Positive
+    samples: Positive
+
+
+MethodSettings = Annotated[
+    AdapterMethod | NearestMethod | PixelMethod | DecoderMethod | GuidanceMethod,
+    Field(discriminator="type"),
+]
+
+
+class SweepSettings(Section):
+    """A search for a method's parameters on `images` validation images.
+
+    `over` gives values by key, as in {guidance: [1.0, 3.0], refinement.steps: [5, 10]}; all their
+    combinations are tried.
+    """
+
+    method: Name
+    images: Positive
+    over: Annotated[
+        dict[str, Annotated[list[float | int], Field(min_length=1)]], Field(min_length=1)
+    ]
+
+    def combinations(self) -> list[dict[str, float | int]]:
+        """A dictionary of values by key for each."""
+        return [
+            dict(zip(self.over, values, strict=True)) for values in product(*self.over.values())
+        ]
+
+
+class Disturbance(Section):
+    """A test of robustness: `methods` reconstruct `images` test images, one sample each.
+
+    Every one of `levels` is tried, and none at all.
+    """
+
+    images: Positive
+    methods: Annotated[list[Name], Field(min_length=1)]
+
+
+class Corruption(Disturbance):
+    """Corrupted images, see `sacd.robustness.corruptions` for what a level is."""
+
+    type: Literal["corruption"]
+    kind: Literal["noise", "blur", "jpeg", "contrast", "brightness", "pixelate"]
+    levels: Annotated[list[float], Field(min_length=1)]
+
+
+class Attack(Disturbance):
+    """Adversarial images, see `sacd.robustness.attacks`; a level is a budget, of 255."""
+
+    type: Literal["attack"]
+    kind: Literal["pgd", "auto"]
+    targeted: bool
+    steps: Positive
+    levels: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1)]
+
+
+class FeatureDisturbance(Disturbance):
+    """Disturbed features of undisturbed images, see `sacd.robustness.features`.
+
+    A level is a deviation for noise, a share for dropout, a number of bits for quantisation.
+    """
+
+    type: Literal["features"]
+    kind: Literal["noise", "dropout", "quantisation"]
+    levels: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
+
+
+class Unseen(Disturbance):
+    """Images from outside the training set's world.
+
+    A level is a factor of the embedded world that takes an unseen value (shape, fill, background),
+    or else a folder or archive in ImageFolder layout.
+    """
+
+    type: Literal["unseen"]
+    levels: Annotated[list[str], Field(min_length=1)]
+
+
+DisturbanceSettings = Annotated[
+    Corruption | Attack | FeatureDisturbance | Unseen, Field(discriminator="type")
+]
+
+
+class Compare(Section):
+    """What is run: names defined in the sections of the same name; one judge for all.
+
+    `networks` are all whose features are cached: the inverted `backbones` and the `judge`.
+    `ranking` names methods in the order in which they are claimed to do well, and `gap_closed` is
+    the share of the way from floor to ceiling that the main method should go (table checks.csv).
+    """
+
+    networks: list[Name]
+    backbones: list[Name]
+    judge: Name
+    probes: list[Name]
+    adapters: list[Name]
+    decoders: list[Name]
+    methods: list[Name]
+    ranking: list[Name]
+    sweeps: list[Name]
+    disturbances: list[Name]
+    layers: list[Name]
+    main_method: Name
+    gap_closed: Share
+
+
+class Settings(Section):
+    """All of params.yaml; `root` is the way to the repository's root, for dvc.yaml.
+
+    `layers` names backbones that are layers of one network, from shallow to deep.
+    """
+
+    root: str
+    seed: Annotated[int, Field(ge=0)]
+    images: Images
+    backbones: dict[Name, BackboneSettings]
+    prior: PriorSettings
+    probes: dict[Name, ProbeSettings]
+    adapters: dict[Name, AdapterSettings]
+    decoders: dict[Name, DecoderSettings]
+    methods: dict[Name, MethodSettings]
+    sweeps: dict[Name, SweepSettings]
+    disturbances: dict[Name, DisturbanceSettings]
+    layers: dict[Name, Annotated[list[Name], Field(min_length=1)]]
+    compare: Compare
+
+
+def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSettings:
+    """A method with other values at (dotted) keys; raises `SacdError` if it can't have them."""
+    values = method.model_dump()
+    for key, value in changes.items():
+        *parents, last = key.split(".")
+        place = values
+        for parent in parents:
+            place = place.get(parent) or {}
+        if last not in place:
+            raise SacdError(f"a method of type '{method.type}' has no '{key}' here.")
+        place[last] = value
+    try:
+        return type(method).model_validate(values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise SacdError(f"{where}: {problem['msg']} (found: {short(problem['input'])})") from error
