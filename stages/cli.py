@@ -28,8 +28,8 @@ def main() -> None:
         command.add_argument("--samples", type=int, default=4, metavar="K")
         command.add_argument("--out", type=Path, required=True, metavar="FILE")
         command.add_argument("--seed", type=int, default=0)
-        command.add_argument("--steps", type=int, default=20)
-        command.add_argument("--guidance", type=float, default=5.0)
+        for option, kind in (("--steps", int), ("--guidance", float)):
+            command.add_argument(option, type=kind, help="default: as the experiment's method has")
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
     run(lambda: command(**arguments))

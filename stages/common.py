@@ -30,7 +30,7 @@ def run(main: Callable[[], None]) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one stopped.", file=sys.stderr)
+        print("interrupted; run it again: what was finished is kept.", file=sys.stderr)
         sys.exit(130)
 
 

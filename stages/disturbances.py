@@ -51,6 +51,7 @@ class Level:
         images: uint8 (N, 3, S, S), what they became; the originals, where features were disturbed.
         features: (N, C, h, w), what reconstructions are drawn from.
         logits: (N, classes), the head's word on these features, or None.
+        target: (N,), the classes that an attack leads to, or None.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Level:
     images: Tensor
     features: Tensor
     logits: Tensor | None
+    target: Tensor | None = None
 
 
 def levels_of(
@@ -69,6 +71,8 @@ def levels_of(
     rows = spread_rows(test, chosen.images)
     ids, images = [test.ids[row] for row in rows], test.read("images", rows)
     none = Level(UNDISTURBED, ids, images, images, *see(backbone, images))
+    if isinstance(chosen, Attack) and chosen.targeted:
+        none = replace(none, target=_other_classes(none, settings.seed))
     yield none
     keys = [(f"{image}, {name}", 0) for image in ids]
     match chosen:
@@ -89,9 +93,16 @@ def levels_of(
                 changed = CORRUPTIONS[chosen.kind](images, level, noise)
                 yield Level(f"{level:g}", ids, images, changed, *see(backbone, changed))
         case Attack():
+            classes = _classes(none) if none.target is None else none.target
             for level in chosen.levels:
-                changed = _attacked(settings, none, chosen, backbone, level)
-                yield Level(f"{level:g}", ids, images, changed, *see(backbone, changed))
+                changed = attack(
+                    backbone, images, classes, chosen.kind, chosen.targeted, level, chosen.steps,
+                    settings.seed,
+                )  # fmt: skip
+                features, logits = see(backbone, changed)
+                yield replace(
+                    none, name=f"{level:g}", images=changed, features=features, logits=logits
+                )
 
 
 def see(backbone: Backbone, images: Tensor) -> Seen:
@@ -122,19 +133,18 @@ def _disturbed(
     return quantise(features, round(level), usual)
 
 
-def _attacked(
-    settings: Settings, none: Level, chosen: Attack, backbone: Backbone, budget: float
-) -> Tensor:
-    """Away from the class that the backbone sees, or towards another one drawn for each image."""
-    if none.logits is None:
+def _classes(undisturbed: Level) -> Tensor:
+    """The classes (N,) that the backbone sees."""
+    if undisturbed.logits is None:
         raise SacdError("An attack needs class logits, and this backbone has no head.")
-    classes, count = none.logits.argmax(1), none.logits.shape[1]
-    seeds = torch.tensor([noise_seed(settings.seed, image, 0) for image in none.ids])
-    wanted = (classes + 1 + seeds % (count - 1)) % count if chosen.targeted else classes
-    return attack(
-        backbone, none.images, wanted, chosen.kind, chosen.targeted, budget, chosen.steps,
-        settings.seed,
-    )  # fmt: skip
+    return undisturbed.logits.argmax(1)
+
+
+def _other_classes(undisturbed: Level, seed: int) -> Tensor:
+    """Another class for each image, drawn by the image's name."""
+    classes, count = _classes(undisturbed), undisturbed.logits.shape[1]  # type: ignore[union-attr]
+    seeds = torch.tensor([noise_seed(seed, image, 0) for image in undisturbed.ids])
+    return (classes + 1 + seeds % (count - 1)) % count
 
 
 def _unseen(settings: Settings, level: str, rows: list[int]) -> Tensor:

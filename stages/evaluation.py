@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sacd.files import atomic, write_json
 from sacd.metrics.scoring import Eyes, Truth, score_batch
-from sacd.metrics.sets import frechet_distance
+from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
 from sacd.shards import Shards
 from stages.artefacts import feature_folder, image_folder, probe_folder
@@ -73,10 +73,26 @@ def score_images(
     return pd.concat(tables, ignore_index=True), torch.cat(judged)
 
 
-def judge_frechet(judged: Tensor, judge: str) -> float:
-    """Fréchet distance, in the judge's pooled features, to the images of the train split."""
-    reference = Shards(feature_folder(judge, "train")).read_all("features")
-    return frechet_distance(judged, reference.float().mean((2, 3)))
+def set_scores(
+    judged: Tensor, truth: Truth, samples: Callable[[int, int], Tensor], settings: Settings
+) -> dict[str, float]:
+    """Distances of what was drawn, one sample an image, to real images.
+
+    In the judge's pooled features `judged` (N, C) to the train split; in Inception's, where its
+    weights are here, to the originals.
+    """
+    reference = Shards(feature_folder(settings.compare.judge, "train")).read_all("features")
+    starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
+    blocks = [(start, min(start + IMAGES_PER_BATCH, len(truth.ids))) for start in starts]
+    return {
+        "judge_frechet": frechet_distance(judged, reference.float().mean((2, 3))),
+        **inception_distances(
+            (samples(*block)[:, 0] for block in blocks),
+            (truth.images[slice(*block)] for block in blocks),
+            settings.seed,
+            device(),
+        ),
+    }
 
 
 def scoring_sections(settings: Settings) -> dict[str, object]:

@@ -14,7 +14,7 @@ from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
 from sacd.metrics.images import image_scores, pixel_spread
 from sacd.sampling.inverter import Inverter
-from stages.invert import open_both
+from stages.invert import how_to_draw, open_both
 from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
@@ -27,16 +27,26 @@ HOW_TO_READ = (
 
 
 def explain(
-    image: Path, adapter: Path, samples: int, out: Path, seed: int, steps: int, guidance: float
+    image: Path,
+    adapter: Path,
+    samples: int,
+    out: Path,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
 ) -> None:
-    """Write `out` (.html, .png or .pdf); prints the table of scores."""
-    if samples < 2 or steps < 1:
+    """Write `out` (.html, .png or .pdf); prints the table of scores.
+
+    `steps` and `guidance`, where not given, are those of the experiment's method.
+    """
+    if samples < 2 or (steps is not None and steps < 1):
         raise SacdError("--samples must be at least 2 (one has no spread) and --steps at least 1.")
     if out.suffix.lower() not in KINDS:
         raise SacdError(f"--out {out}: must end in {', '.join(KINDS)}.")
     inverter, original = open_both(adapter, image)
-    drawn = inverter.invert(original[None], samples, seed, steps, guidance, ids=[image.name])[0]
-    nothing = inverter.sample(None, [(image.name, 0)], seed, steps)
+    drawing = how_to_draw(adapter, steps, guidance)
+    drawn = inverter.invert(original[None], samples, seed, ids=[image.name], **drawing)[0]
+    nothing = inverter.sample(None, [(image.name, 0)], seed, **drawing | {"guidance": 1.0})
     pictures = {
         "autoencoder\n(ceiling)": inverter.round_trip(original[None])[0],
         "no features\n(floor)": nothing[0],
@@ -70,10 +80,12 @@ def _look(
 ) -> tuple[pd.DataFrame, list[np.ndarray]]:
     """Scores of pictures (N, 3, S, S) against the original, and their cosine maps (h, w)."""
     features, logits = inverter.look(torch.cat([original[None], pictures]))
+    features = features.cpu()
     truth, ours = features[:1].expand(len(pictures), -1, -1, -1), features[1:]
     found = feature_scores(ours, truth)
     if logits is not None:
-        found |= class_scores(logits[1:], logits[:1].expand(len(pictures), -1))
+        said = logits.cpu()
+        found |= class_scores(said[1:], said[:1].expand(len(pictures), -1))
     found |= image_scores(pictures / 255, original[None].expand_as(pictures) / 255)
     names = ("cos_median", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "psnr_db")
     table = pd.DataFrame({name: found[name].numpy() for name in names if name in found})

@@ -1,6 +1,7 @@
 """Invert one image and save original and samples side by side."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,20 +13,32 @@ from sacd.images.collection import Unusable, load_square
 from sacd.metrics.features import feature_scores
 from sacd.sampling.inverter import Inverter
 from stages.common import device
+from stages.sections import AdapterMethod
+from stages.settings import PARAMS, load_settings
 
 GAP = 4  # white pixels between pictures
 
 
 def invert(
-    image: Path, adapter: Path, samples: int, out: Path, seed: int, steps: int, guidance: float
+    image: Path,
+    adapter: Path,
+    samples: int,
+    out: Path,
+    seed: int,
+    steps: int | None,
+    guidance: float | None,
 ) -> None:
-    """Write `out` (by its extension) and print the feature cosine of every sample."""
-    if samples < 1 or steps < 1:
+    """Write `out` (by its extension) and print the feature cosine of every sample.
+
+    `steps` and `guidance`, where not given, are those of the experiment's method.
+    """
+    if samples < 1 or (steps is not None and steps < 1):
         raise SacdError("--samples and --steps must be at least 1.")
     if Image.registered_extensions().get(out.suffix.lower()) not in Image.SAVE:
         raise SacdError(f"--out {out}: unknown image type '{out.suffix}'; name it .png, say.")
     inverter, original = open_both(adapter, image)
-    drawn = inverter.invert(original[None], samples, seed, steps, guidance, ids=[image.name])[0]
+    drawing = how_to_draw(adapter, steps, guidance)
+    drawn = inverter.invert(original[None], samples, seed, ids=[image.name], **drawing)[0]
     _save_row(torch.cat([original[None], drawn]), out)
     truth = inverter.features(original[None]).cpu()
     scores = feature_scores(inverter.features(drawn).cpu(), truth.expand(samples, -1, -1, -1))
@@ -46,6 +59,21 @@ def open_both(adapter: Path, image: Path) -> tuple[Inverter, torch.Tensor]:
     except Unusable as reason:
         raise SacdError(f"{image}: {reason}.") from reason
     return inverter, torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dict[str, Any]:
+    """Arguments of `Inverter.invert`: what is given, else as the experiment's first method has it
+    that draws with this adapter; without such a method, the library's own defaults."""
+    place = adapter.resolve()
+    params = place.parents[2] / PARAMS
+    methods = load_settings(params).methods.values() if params.exists() else ()
+    values: dict[str, Any] = {}
+    for method in methods:
+        if isinstance(method, AdapterMethod) and method.adapter == place.name:
+            values = method.model_dump(include={"steps", "guidance", "guided_below"})
+            break
+    given = {"steps": steps, "guidance": guidance}
+    return values | {key: value for key, value in given.items() if value is not None}
 
 
 def _save_row(images: torch.Tensor, out: Path) -> None:

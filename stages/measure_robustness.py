@@ -1,29 +1,34 @@
 """Reconstruct from disturbed inputs: robustness/<backbone>/<disturbance>/.
 
 scores.parquet has a row for each (level, method, image). Does a reconstruction show what the
-features say (columns `*_of_features`), or what the image was (`*_of_image`)? For comparison, the
-image itself stands among the methods: `original`, and as disturbed, `input`. examples.safetensors
-holds one image's pictures, uint8 (levels, 3, S, S) for each method.
+features say (columns `*_of_features`), what the image was (`*_of_image`), or what an attack aimed
+at (`*_of_target`)? For comparison there stand among the methods the image itself (`original`), as
+disturbed (`input`), that through the prior's autoencoder (`autoencoder`, a ceiling), and the first
+method's samples for another image (`shuffled`, a floor). examples.safetensors holds one image's
+pictures, uint8 (levels, 3, S, S) for each.
 """
 
 import argparse
 
 import pandas as pd
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
-from stages.artefacts import robustness_folder
-from stages.common import Clock, run
+from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.prior import Prior
+from stages.artefacts import PRIOR, robustness_folder
+from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
 from stages.inputs import load_backbone
-from stages.methods import draw_all, prepare
+from stages.methods import Draw, draw_all, prepare
 from stages.sections import MethodSettings, changed
 from stages.settings import load_settings, pick
 
-ORIGINAL, INPUT = "original", "input"
+ORIGINAL, INPUT, AUTOENCODER, SHUFFLED = "original", "input", "autoencoder", "shuffled"
 
 
 def main() -> None:
@@ -35,6 +40,7 @@ def main() -> None:
     clock, settings = Clock(), load_settings()
     chosen = pick(settings.disturbances, disturbance, "disturbance")
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
+    vae = Prior.from_pretrained(PRIOR).vae.to(device())
     draws = {
         method: prepare(settings, name, _one_sample(settings.methods[method]))[0]
         for method in chosen.methods
@@ -42,14 +48,12 @@ def main() -> None:
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {}
     for level in levels_of(settings, disturbance, chosen, backbone, name):
-        drawn = {ORIGINAL: level.originals, INPUT: level.images}
-        for method, draw in draws.items():
-            label = f"{name} {disturbance} {level.name} {method}"
-            drawn[method] = draw_all(draw, level.ids, level.features, label)[:, 0]
+        drawn = _draw_and_compare(level, draws, vae, f"{name} {disturbance}")
         seen = {m: [see(eye, images) for eye in (backbone, judge)] for m, images in drawn.items()}
         for method, images in drawn.items():
             tables.append(_scores(level, method, seen[method], seen[ORIGINAL]))
-            examples.setdefault(method, []).append(images[len(images) // 2])
+            if method != SHUFFLED:
+                examples.setdefault(method, []).append(images[len(images) // 2])
     folder = robustness_folder(name, disturbance)
     with atomic(folder) as temporary:
         temporary.mkdir()
@@ -64,6 +68,21 @@ def main() -> None:
             "methods": {method: settings.methods[method].model_dump() for method in draws},
         },
     )
+
+
+def _draw_and_compare(
+    level: Level, draws: dict[str, Draw], vae: AutoencoderKL, label: str
+) -> dict[str, Tensor]:
+    """Images uint8 (N, 3, S, S) of each method, between those they are compared with."""
+    round_trip = decode_latents(vae, encode_images(vae, level.images, device()), device())
+    drawn = {
+        method: draw_all(draw, level.ids, level.features, f"{label} {level.name} {method}")[:, 0]
+        for method, draw in draws.items()
+    }
+    # Of an image half the set away: the next one is often of a class that is alike.
+    shuffled = drawn[next(iter(draws))].roll(len(level.ids) // 2, 0)
+    compared = {ORIGINAL: level.originals, INPUT: level.images, AUTOENCODER: round_trip}
+    return {**compared, **drawn, SHUFFLED: shuffled}
 
 
 def _one_sample(method: MethodSettings) -> MethodSettings:
@@ -82,6 +101,8 @@ def _scores(level: Level, method: str, seen: list[Seen], was: list[Seen]) -> pd.
         "class_of_image": _same_class(word, word_was),
         "judge_class_of_features": _same_class(judge_word, level.logits),
         "judge_class_of_image": _same_class(judge_word, judge_word_was),
+        "class_of_target": _is_class(word, level.target),
+        "judge_class_of_target": _is_class(judge_word, level.target),
     }
     known = {key: value.numpy() for key, value in scores.items() if value is not None}
     return pd.DataFrame({"level": level.name, "method": method, "image_id": level.ids, **known})
@@ -92,6 +113,11 @@ def _same_class(ours: Tensor | None, truth: Tensor | None) -> Tensor | None:
     if ours is None or truth is None or ours.shape != truth.shape:
         return None
     return class_scores(ours, truth)["top1_match"]
+
+
+def _is_class(ours: Tensor | None, target: Tensor | None) -> Tensor | None:
+    """Whether the top-1 class is the target's, (N,)."""
+    return None if ours is None or target is None else (ours.argmax(1) == target).float()
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from stages.settings import load_settings, pick
 SCORES = "scores.parquet"
 METRICS = (
     "cos_of_features", "cos_of_image", "judge_cos_of_image", "class_of_features", "class_of_image",
-    "judge_class_of_features", "judge_class_of_image",
+    "judge_class_of_features", "judge_class_of_image", "class_of_target", "judge_class_of_target",
 )  # fmt: skip
 
 
@@ -58,6 +58,7 @@ def _examples(stored: dict[str, Tensor], scores: pd.DataFrame) -> dict[str, dict
     return {
         method: dict(zip(levels, map(rgb, stored[method]), strict=True))
         for method in dict.fromkeys(scores.method)
+        if method in stored
     }
 
 

@@ -22,11 +22,11 @@ from stages.artefacts import (
 )
 from stages.common import Clock, run
 from stages.evaluation import (
-    judge_frechet,
     load_eyes,
     load_truth,
     score_images,
     scoring_sections,
+    set_scores,
     write_scores,
 )
 from stages.inputs import open_images
@@ -48,7 +48,7 @@ def main() -> None:
         table, judged = score_images(truth, images, eyes, f"scores {backbone} {name}")
         table.insert(0, "method", name)
         tables.append(table)
-        sets[name] = {"judge_frechet": judge_frechet(judged, settings.compare.judge)}
+        sets[name] = set_scores(judged, truth, images, settings)
     path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
     clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))

@@ -2,15 +2,17 @@
 
 import argparse
 
+from torch import Tensor
+
 from sacd.shards import Shards
 from stages.artefacts import sample_folder, score_file
 from stages.common import Clock, run
 from stages.evaluation import (
-    judge_frechet,
     load_eyes,
     load_truth,
     score_images,
     scoring_sections,
+    set_scores,
     write_scores,
 )
 from stages.settings import load_settings
@@ -26,16 +28,15 @@ def main() -> None:
     truth = load_truth(backbone, settings)
     samples = Shards(sample_folder(backbone, method))
     samples.require_ids(truth.ids, "the test split")
-    table, judged = score_images(
-        truth,
-        lambda start, stop: samples.read("images", range(start, stop)),
-        load_eyes(backbone, settings),
-        f"scores {backbone} {method}",
-    )
+
+    def drawn(start: int, stop: int) -> Tensor:
+        return samples.read("images", range(start, stop))
+
+    eyes = load_eyes(backbone, settings)
+    table, judged = score_images(truth, drawn, eyes, f"scores {backbone} {method}")
     table.insert(0, "method", method)
     path = score_file(backbone, method)
-    distance = judge_frechet(judged, settings.compare.judge)
-    write_scores(path, table, {method: {"judge_frechet": distance}})
+    write_scores(path, table, {method: set_scores(judged, truth, drawn, settings)})
     clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))
 
 

@@ -1,9 +1,10 @@
 """The sections of params.yaml. There are no defaults: DVC can only track what is written down."""
 
+from collections.abc import Sequence
 from itertools import product
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sacd.errors import SacdError
 from stages.mistakes import short
@@ -236,37 +237,84 @@ class Disturbance(Section):
     Every one of `levels` is tried, and none at all.
     """
 
-    images: Positive
+    images: Annotated[int, Field(ge=2)]  # a floor is what was drawn for another image
     methods: Annotated[list[Name], Field(min_length=1)]
 
+    @model_validator(mode="after")
+    def levels_differ(self) -> Self:
+        levels: Sequence[object] = getattr(self, "levels", ())
+        if len(set(levels)) < len(levels):
+            raise ValueError("a level stands twice")
+        return self
 
-class Corruption(Disturbance):
+
+class Graded(Disturbance):
+    """A disturbance of several kinds, whose levels are numbers: `LIMITS` of each, and `WHOLE` ones.
+
+    The limits keep out what means nothing, as more than all channels dropped.
+    """
+
+    LIMITS: ClassVar[dict[str, tuple[float, float]]]
+    WHOLE: ClassVar[set[str]]
+
+    kind: str
+    levels: Annotated[list[float], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def levels_mean_something(self) -> Self:
+        least, most = self.LIMITS[self.kind]
+        number = "whole number" if self.kind in self.WHOLE else "number"
+        for level in self.levels:
+            whole = level.is_integer() or self.kind not in self.WHOLE
+            if not (least <= level <= most and whole):
+                raise ValueError(
+                    f"level {level:g} of '{self.kind}' is no {number} from {least:g} to {most:g}"
+                )
+        return self
+
+
+class Corruption(Graded):
     """Corrupted images, see `sacd.robustness.corruptions` for what a level is."""
+
+    LIMITS: ClassVar = {
+        "noise": (0, 1), "blur": (0.1, 64), "jpeg": (1, 100), "contrast": (0, 10),
+        "brightness": (0, 10), "pixelate": (1, 256),
+    }  # fmt: skip
+    WHOLE: ClassVar = {"jpeg", "pixelate"}
 
     type: Literal["corruption"]
     kind: Literal["noise", "blur", "jpeg", "contrast", "brightness", "pixelate"]
-    levels: Annotated[list[float], Field(min_length=1)]
 
 
-class Attack(Disturbance):
+class Attack(Graded):
     """Adversarial images, see `sacd.robustness.attacks`; a level is a budget, of 255."""
+
+    LIMITS: ClassVar = {"pgd": (1, 255), "auto": (1, 255)}
+    WHOLE: ClassVar = {"pgd", "auto"}
 
     type: Literal["attack"]
     kind: Literal["pgd", "auto"]
     targeted: bool
     steps: Positive
-    levels: Annotated[list[Annotated[float, Field(ge=1)]], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def has_a_direction(self) -> Self:
+        if self.targeted and self.kind != "pgd":
+            raise ValueError(f"'{self.kind}' only leads away from a class: targeted is for 'pgd'")
+        return self
 
 
-class FeatureDisturbance(Disturbance):
+class FeatureDisturbance(Graded):
     """Disturbed features of undisturbed images, see `sacd.robustness.features`.
 
     A level is a deviation for noise, a share for dropout, a number of bits for quantisation.
     """
 
+    LIMITS: ClassVar = {"noise": (0, 100), "dropout": (0, 1), "quantisation": (1, 16)}
+    WHOLE: ClassVar = {"quantisation"}
+
     type: Literal["features"]
     kind: Literal["noise", "dropout", "quantisation"]
-    levels: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]
 
 
 class Unseen(Disturbance):
@@ -334,10 +382,10 @@ def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSe
     values = method.model_dump()
     for key, value in changes.items():
         *parents, last = key.split(".")
-        place = values
+        place: Any = values
         for parent in parents:
-            place = place.get(parent) or {}
-        if last not in place:
+            place = place.get(parent) if isinstance(place, dict) else None
+        if not isinstance(place, dict) or last not in place:
             raise SacdError(f"a method of type '{method.type}' has no '{key}' here.")
         place[last] = value
     try:

@@ -2,22 +2,26 @@
 
 import argparse
 import time
+from collections.abc import Iterator
 
 import pandas as pd
 
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
-from sacd.files import atomic
+from sacd.files import atomic, read_json, write_json
 from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
-from stages.artefacts import sweep_file
-from stages.common import Clock, run
-from stages.evaluation import load_eyes, load_truth, score_images
+from sacd.shards import INDEX
+from stages.artefacts import feature_folder, sweep_file
+from stages.common import Clock, content, run, work_folder
+from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
 from stages.methods import Draw, draw_all, prepare
-from stages.sections import changed
+from stages.sections import Settings, SweepSettings, changed
 from stages.settings import load_settings, pick
 
 METRICS = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "spread_image")
+
+Row = dict[str, str | float | None]
 
 
 def main() -> None:
@@ -26,16 +30,13 @@ def main() -> None:
     name = parser.parse_args().sweep
     clock, settings = Clock(), load_settings()
     sweep = pick(settings.sweeps, name, "sweep")
-    rows = []
-    for backbone in settings.compare.backbones:
-        truth = load_truth(backbone, settings, "val", sweep.images)
-        eyes = load_eyes(backbone, settings)
-        for changes in sweep.combinations():
-            draw, _ = prepare(settings, backbone, changed(settings.methods[sweep.method], changes))
-            label = f"{name} {backbone} {changes}"
-            scores = _try(draw, truth, eyes, label, settings.seed)
-            rows.append({"backbone": backbone, **changes, **scores})
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(
+        [
+            row
+            for backbone in settings.compare.backbones
+            for row in _rows(name, sweep, backbone, settings)
+        ]
+    )
     path = sweep_file(name)
     with atomic(path) as temporary:
         table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
@@ -50,6 +51,25 @@ def main() -> None:
             "method": settings.methods[sweep.method].model_dump(),
         },
     )
+
+
+def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) -> Iterator[Row]:
+    """A row for each combination of values; those of an interrupted run are not computed again."""
+    truth = load_truth(backbone, settings, "val", sweep.images)
+    eyes = load_eyes(backbone, settings)
+    judge = settings.compare.judge
+    seen = [feature_folder(network, "val") / INDEX for network in (backbone, judge)]
+    for changes in sweep.combinations():
+        method = changed(settings.methods[sweep.method], changes)
+        draw, files = prepare(settings, backbone, method)
+        done = work_folder(
+            "sweep_method", backbone, sweep.images, method.model_dump(), scoring_sections(settings),
+            *map(content, [*seen, *files]),
+        ) / "row.json"  # fmt: skip
+        if not done.exists():
+            scores = _try(draw, truth, eyes, f"{name} {backbone} {changes}", settings.seed)
+            write_json(done, {"backbone": backbone, **changes, **scores})
+        yield read_json(done)
 
 
 def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float | None]:

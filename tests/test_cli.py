@@ -3,9 +3,11 @@
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from conftest import one_message
 from PIL import Image
 
@@ -56,6 +58,19 @@ class TestInvert:
             invert(out=f"{name}.png", seed=seed)
         first, second, other = ((experiment / f"{name}.png").read_bytes() for name in "abc")
         assert first == second != other
+
+    def test_draws_as_the_experiments_method_does(
+        self, experiment: Path, fixture_params: dict[str, Any]
+    ):
+        from stages.invert import how_to_draw
+
+        adapter = experiment / "adapters/tiny/spatial"
+        assert how_to_draw(adapter, None, None) == {}
+        (experiment / "params.yaml").write_text(yaml.safe_dump(fixture_params))
+        method = fixture_params["methods"]["spatial"]
+        expected = {key: method[key] for key in ("steps", "guidance", "guided_below")}
+        assert how_to_draw(adapter, None, None) == expected
+        assert how_to_draw(adapter, 7, 0.0) == expected | {"steps": 7, "guidance": 0.0}
 
     def test_a_missing_image(self, experiment: Path, invert: Callable):
         message = one_message(*invert("absent.png"))

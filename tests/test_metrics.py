@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+from torch_fidelity import feature_extractor_inceptionv3
 
 from sacd.metrics.bootstrap import mean_interval
 from sacd.metrics.features import (
@@ -19,7 +20,7 @@ from sacd.metrics.features import (
 )
 from sacd.metrics.finder import mask_iou
 from sacd.metrics.images import image_scores, image_spread, pixel_spread
-from sacd.metrics.sets import frechet_distance
+from sacd.metrics.sets import frechet_distance, inception_distances
 
 
 def random_maps(seed: int, *shape: int) -> Tensor:
@@ -187,6 +188,39 @@ class TestImageScores:
         monkeypatch.setenv("TORCH_HOME", str(tmp_path))
         images = torch.zeros(1, 3, 16, 16)
         assert set(image_scores(images, images)) == {"psnr_db", "ssim"}
+
+    def test_no_fid_without_inception(self, tmp_path: Path, monkeypatch):
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+        assert inception_distances([images], [images], 0, torch.device("cpu")) == {}
+
+    def test_fid_and_kid_with_inception(self, tmp_path: Path, monkeypatch):
+        """Untrained weights in the file that the trained ones come in."""
+        monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+        images = torch.randint(0, 256, (6, 3, 32, 32), dtype=torch.uint8)
+        untrained_inception(images)
+        same = inception_distances([images[:2], images[2:]], [images], 0, torch.device("cpu"))
+        other = inception_distances([images // 4], [images], 0, torch.device("cpu"))
+        assert same["fid"] == pytest.approx(0, abs=1e-2)
+        assert same["kid"] <= 0  # unbiased: without what an image has in common with itself
+        assert other["fid"] > 1 and other["kid"] > 0.1
+
+
+def untrained_inception(images: Tensor) -> None:
+    """Write Inception of random weights, its norms fitted to the images, to torch's hub cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            feature_extractor_inceptionv3, "load_state_dict_from_url", lambda *_, **__: {}
+        )
+        patch.setattr(nn.Module, "load_state_dict", lambda *_: None)
+        network = feature_extractor_inceptionv3.FeatureExtractorInceptionV3("untrained", ["2048"])
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None
+    network.train()(images)
+    file = Path(torch.hub.get_dir()) / "checkpoints/weights-inception-2015-12-05-6726825d.pth"
+    file.parent.mkdir(parents=True)
+    torch.save(network.state_dict(), file)
 
 
 def vectors_with_moments(mean: np.ndarray, covariance: np.ndarray, seed: int, count=64) -> Tensor:

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import Checkout, environment
 from safetensors import safe_open
@@ -69,6 +70,22 @@ def killing(self, *arguments, **more):
 Inverter.sample = killing
 sys.argv = ["draw_samples", "--backbone", "tiny_a", "--method", "spatial"]
 stages.draw_samples.main()
+"""
+
+SWEEP_UNTIL = """\
+import itertools, os, signal, sys
+import stages.sweep_method
+
+attempt, count, last = stages.sweep_method._try, itertools.count(1), int(sys.argv.pop())
+
+def killing(*arguments):
+    if next(count) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return attempt(*arguments)
+
+stages.sweep_method._try = killing
+sys.argv = ["sweep_method", "--sweep", "guidance"]
+stages.sweep_method.main()
 """
 
 
@@ -152,6 +169,26 @@ def test_a_stage_of_several_splits_keeps_finished_ones(finished: Checkout, mine:
     for path in (finished.experiment / "features/tiny_a").rglob("*.safetensors"):
         twin = folder / path.relative_to(finished.experiment / "features/tiny_a")
         assert path.read_bytes() == twin.read_bytes(), path
+
+
+def test_a_killed_sweep_keeps_what_it_tried(mine: Checkout):
+    killed = python(mine, SWEEP_UNTIL, "3")
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert not (mine.experiment / "results/sweeps").exists()
+    kept = [json.loads(path.read_text()) for path in mine.experiment.glob(".work/*/row.json")]
+    assert sorted((row["guidance"], row["steps"]) for row in kept) == [(1.0, 2), (1.0, 3)]
+
+    done = python(mine, SWEEP_UNTIL, "0")
+    assert done.returncode == 0, done.stdout
+    assert "{'guidance': 2.0" in done.stdout and "{'guidance': 1.0" not in done.stdout
+    table = pd.read_csv(mine.experiment / "results/sweeps/guidance.csv")
+    assert list(zip(table.guidance, table.steps, strict=True)) == [
+        (guidance, steps) for guidance in (1.0, 2.0) for steps in (2, 3)
+    ]
+    assert table.cos_median.head(2).tolist() == pytest.approx(
+        [row["cos_median"] for row in sorted(kept, key=lambda row: row["steps"])], rel=1e-4
+    )
+    assert not list(mine.experiment.glob(".work/sweep_method-*"))
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -139,6 +139,10 @@ class TestAttacks:
         np.random.seed(7)
         assert np.random.rand() == drawn  # whoever draws beside it is left alone
 
+    def test_the_ensemble_leads_to_no_class(self, backbone: Backbone):
+        with pytest.raises(SacdError, match="'auto' only leads away"):
+            attack(backbone, scenes(1), torch.zeros(1).long(), "auto", True, 4, 2, 0)
+
     def test_needs_a_head(self, tiny_backbone: Callable):
         headless = tiny_backbone()
         headless.has_head = False
@@ -187,9 +191,12 @@ class TestRules:
     ):
         scores = self.scores(compared, disturbance)
         assert list(scores.level.unique()) == levels
-        assert list(scores.method.unique()) == ["original", "input", "spatial"]
+        assert list(scores.method.unique()) == [
+            "original", "input", "autoencoder", "spatial", "shuffled",
+        ]  # fmt: skip
         assert (scores.groupby(["level", "method"]).image_id.nunique() == 4).all()
-        undisturbed = scores[(scores.level == "none") & (scores.method != "spatial")]
+        itself = scores.method.isin(["original", "input"])
+        undisturbed = scores[(scores.level == "none") & itself]
         assert undisturbed.cos_of_features.min() > 0.999
         assert (undisturbed.judge_class_of_image == 1).all()
 
@@ -200,6 +207,19 @@ class TestRules:
         dropped = self.scores(compared, "dropout")
         given = dropped[dropped.level == "0.5"].groupby("method").cos_of_features.mean()
         assert given["input"] < 0.99  # features were disturbed and the image was not
+
+    def test_what_an_attack_leads_to_is_another_class(self, compared: Checkout):
+        scores = self.scores(compared, "pgd").set_index(["level", "method"])
+        assert (scores.class_of_target["none", "input"] == 0).all()
+        given = scores.loc["8", "input"]
+        assert ((given.class_of_target == 1) <= (given.class_of_image == 0)).all()
+        assert "class_of_target" not in self.scores(compared, "blur")
+
+    def test_the_floor_is_what_was_drawn_for_others(self, compared: Checkout):
+        pictures = load_file(compared.experiment / "robustness/tiny_a/blur/examples.safetensors")
+        assert set(pictures) == {"original", "input", "autoencoder", "spatial"}
+        means = self.scores(compared, "blur").groupby(["level", "method"]).cos_of_features.mean()
+        assert means["none", "shuffled"] < means["none", "autoencoder"]
 
     def test_the_table_is_the_mean_of_the_scores(self, compared: Checkout):
         table = pd.read_csv(compared.experiment / "results/robustness/blur.csv")
@@ -212,7 +232,7 @@ class TestRules:
     def test_pictures_are_kept_of_every_level(self, compared: Checkout):
         pictures = load_file(compared.experiment / "robustness/tiny_a/unseen/examples.safetensors")
         assert {name: tuple(p.shape) for name, p in pictures.items()} == {
-            name: (4, 3, 32, 32) for name in ("original", "input", "spatial")
+            name: (4, 3, 32, 32) for name in ("original", "input", "autoencoder", "spatial")
         }
         assert not torch.equal(pictures["input"][0], pictures["input"][1])
 
@@ -230,7 +250,12 @@ class TestFigures:
         rows = [
             {"backbone": "a", "level": level, "method": method, **values}
             for level in ("none", "1", "2")
-            for method, values in (("input", self.scores(1.0)), ("spatial", self.scores(0.6)))
+            for method, values in (
+                ("original", self.scores(1.0)),
+                ("input", self.scores(1.0)),
+                ("spatial", self.scores(0.6)),
+                ("shuffled", self.scores(0.1)),
+            )
         ]
         return pd.DataFrame(rows)
 
@@ -247,10 +272,12 @@ class TestFigures:
         assert len(figure.axes) == len(PANELS)
         for axis in figure.axes:
             styles = [(line.get_linestyle(), line.get_ydata()[0]) for line in axis.lines]
-            assert styles == [("-", 1.0), ("--", 1.0), ("-", 0.6), ("--", 0.6)]
+            assert styles == [(style, score) for score in (1.0, 0.6, 0.1) for style in ("-", "--")]
+            assert len(axis.collections) == 4  # bands, which the floor has none of
             assert [label.get_text() for label in axis.get_xticklabels()] == ["none", "1", "2"]
         entries = [text.get_text() for text in figure.legends[0].get_texts()]
-        assert entries == ["input", "spatial", "as the features say", "as the image was"]
+        curves = ["input", "spatial", "shuffled"]
+        assert entries == [*curves, "as the features say", "as the image was"]
 
     def test_scores_that_nobody_has_get_no_panel(self):
         table = self.table().assign(class_of_image=np.nan, judge_class_of_image=np.nan)

@@ -294,6 +294,32 @@ class TestImpossibleCombinations:
                 "disturbances.pgd.methods: unknown method 'spacial'. Did you mean 'spatial'",
             ),
             (
+                {"sweeps.guidance.over": {"steps.x": [1]}, "compare.sweeps": ["guidance"]},
+                "sweeps.guidance.over: a method of type 'adapter' has no 'steps.x' here",
+            ),
+            (
+                {"disturbances.blur.levels": [0.0]},
+                "disturbances.blur: Value error, level 0 of 'blur' is no number from 0.1 to 64",
+            ),
+            (
+                {"disturbances.blur.kind": "jpeg", "disturbances.blur.levels": [50.5]},
+                "level 50.5 of 'jpeg' is no whole number from 1 to 100",
+            ),
+            (
+                {"disturbances.dropout.levels": [0.5, 1.5]},
+                "level 1.5 of 'dropout' is no number from 0 to 1",
+            ),
+            (
+                {"disturbances.dropout.kind": "quantisation"},
+                "level 0.5 of 'quantisation' is no whole number from 1 to 16",
+            ),
+            ({"disturbances.pgd.levels": [1.5]}, "level 1.5 of 'pgd' is no whole number"),
+            (
+                {"disturbances.pgd.kind": "auto", "disturbances.pgd.targeted": True},
+                "disturbances.pgd: Value error, 'auto' only leads away from a class",
+            ),
+            ({"disturbances.unseen.levels": ["shape", "shape"]}, "a level stands twice"),
+            (
                 {"prior.autoencoder.refinement.critic.training": None},
                 "prior.autoencoder.refinement.critic: source is 'train', so",
             ),

@@ -79,7 +79,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         [f"samples/{B}/{M}", "data", f"features/{B}", "features/${compare.judge}",
          f"models/backbones/{B}", "models/backbones/${compare.judge}", "models/probes"],
         [f"scores/{B}/{M}{end}" for end in (".parquet", ".sets.json", ".record.json")],
-        ["compare.judge", "compare.probes"],
+        ["seed", "compare.judge", "compare.probes"],
     ),
     "sweep_method": (
         "samples", {"sweep": "${compare.sweeps}"}, f"results/sweeps/{S}.record.json",

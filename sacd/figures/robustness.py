@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -14,33 +15,32 @@ PANELS = (
     ("same top-1 class, for the backbone", "class_of_features", "class_of_image"),
     ("same top-1 class, for the judge", "judge_class_of_features", "judge_class_of_image"),
 )
+REFERENCES = {"autoencoder": "0.45", "shuffled": "0.75"}  # drawn in these greys
 
 
 def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
     """A row of panels a backbone: each method's scores against the level of the disturbance.
 
     Solid lines: agreement with the features that were given; dashed: with the image as it was. The
-    method `input` is the disturbed image itself, `original` what it was. Bands are 95 % intervals.
+    method `input` is the disturbed image itself. Bands are 95 % intervals; ceiling and floor are
+    grey and have none.
     """
     panels = [panel for panel in PANELS if table[panel[2]].notna().any()]
     backbones = list(dict.fromkeys(table.backbone))
-    levels, methods = list(dict.fromkeys(table.level)), list(dict.fromkeys(table.method))
+    levels = list(dict.fromkeys(table.level))
+    methods = [name for name in dict.fromkeys(table.method) if name != "original"]
+    colors = {name: color for name, color in zip(methods, COLORS * len(methods), strict=False)}
+    colors |= REFERENCES
     figure, axes = plt.subplots(
         len(backbones), len(panels), figsize=(3.2 * len(panels) + 0.8, 2.1 * len(backbones) + 1.1),
         sharex=True, sharey=True, squeeze=False,
     )  # fmt: skip
     for backbone, row_axes in zip(backbones, axes, strict=True):
         for (title, given, image), axis in zip(panels, row_axes, strict=True):
-            for method, color in zip(methods, COLORS * len(methods), strict=False):
+            for method in methods:
                 rows = table[(table.backbone == backbone) & (table.method == method)]
-                for metric, style in ((given, "o-"), (image, "s--")):
-                    if rows[metric].notna().any():
-                        label = method if style == "o-" else None
-                        axis.plot(rows.level, rows[metric], style, color=color, markersize=3,
-                                  linewidth=1, label=label)  # fmt: skip
-                        axis.fill_between(rows.level, rows[f"{metric}_low"],
-                                          rows[f"{metric}_high"], color=color, alpha=0.15,
-                                          linewidth=0)  # fmt: skip
+                _draw_curve(axis, rows, given, "o-", colors[method], method)
+                _draw_curve(axis, rows, image, "s--", colors[method], None)
             axis.grid(axis="y", color="0.92")
             axis.set_ylim(-0.03, 1.03)
             if backbone == backbones[0]:
@@ -53,6 +53,18 @@ def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
     labels += ["as the features say", "as the image was"]
     figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
     return figure
+
+
+def _draw_curve(
+    axis: Axes, rows: pd.DataFrame, metric: str, style: str, color: str, label: str | None
+) -> None:
+    """A method's metric against the level, with its band; nothing where it has no such score."""
+    if rows[metric].isna().all():
+        return
+    axis.plot(rows.level, rows[metric], style, color=color, markersize=3, linewidth=1, label=label)
+    if color not in REFERENCES.values():
+        low, high = rows[f"{metric}_low"], rows[f"{metric}_high"]
+        axis.fill_between(rows.level, low, high, color=color, alpha=0.15, linewidth=0)
 
 
 def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figure:

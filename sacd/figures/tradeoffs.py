@@ -1,4 +1,4 @@
-"""What fidelity costs: against seconds an image, and against realism."""
+"""What fidelity costs: against seconds a sample, and against realism."""
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -9,7 +9,7 @@ from sacd.figures.style import COLORS, error_bars
 
 MARKERS = "osD^vP*X<>hd"
 AGAINST = {
-    "seconds_per_image": "seconds an image (all its samples)",
+    "seconds_per_sample": "seconds a sample",
     "judge_frechet": "Fréchet distance to real images, for the judge",
 }
 

@@ -18,7 +18,7 @@ def feature_scores(ours: Tensor, truth: Tensor) -> dict[str, Tensor]:
     |truth| over the whole map.
     """
     cosines = location_cosines(ours, truth)
-    quantiles = cosines.quantile(torch.tensor([0.05, 0.5]), dim=1)
+    quantiles = cosines.quantile(torch.tensor([0.05, 0.5], device=cosines.device), dim=1)
     difference = (ours.float() - truth.float()).flatten(1).norm(dim=1)
     return {
         "cos_median": quantiles[1],

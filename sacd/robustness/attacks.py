@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 
-STEP = 2.5  # a step of PGD, as a share of budget / steps (Madry et al. 2018)
+PGD_STEP = 2.5  # as a share of budget / steps (Madry et al. 2018)
+APGD_STEP = 2.0  # the first one, as a share of the budget (Croce & Hein 2020)
 
 
 class _Logits(nn.Module):
@@ -42,14 +43,14 @@ def attack(
     `kind` "pgd": projected gradient descent from the image itself (Madry et al. 2018). "auto": the
     ensemble of the two parameter-free attacks of AutoAttack that follow gradients, APGD on
     cross-entropy and on the difference of logits ratio (Croce & Hein 2020), the second on the
-    images that withstood the first. They lead away from `classes` (N,), or with `targeted` towards
-    them. What is returned is rounded to 8 bits, as images are kept. Raises `SacdError` for a
-    backbone without a head.
+    images that withstood the first; an image that withstands both comes back as it was. They lead
+    away from `classes` (N,), or `targeted`, which only "pgd" can be, towards them. What is returned
+    is rounded to 8 bits, as images are kept. Raises `SacdError` for a backbone without a head.
     """
     if not backbone.has_head:
         raise SacdError("An attack needs class logits, and this backbone has no head.")
-    if budget < 1:
-        raise SacdError(f"A budget of {budget} does not change an 8-bit image: give at least 1.")
+    if targeted and kind != "pgd":
+        raise SacdError(f"Attack '{kind}' only leads away from a class: targeted is for 'pgd'.")
     device = next(backbone.parameters()).device
     method = _attack(_classifier(backbone, images, device), kind, targeted, budget, steps)
     with _numpy_seed(seed):
@@ -79,19 +80,20 @@ def _attack(classifier: Any, kind: str, targeted: bool, budget: float, steps: in
         ProjectedGradientDescentPyTorch,
     )
 
-    limits = {"eps": budget / 255, "eps_step": STEP * budget / steps / 255}
+    reach = budget / 255
     if kind == "pgd":
         return ProjectedGradientDescentPyTorch(
-            classifier, max_iter=steps, targeted=targeted, verbose=False, **limits
-        )
+            classifier, max_iter=steps, targeted=targeted, verbose=False, eps=reach,
+            eps_step=PGD_STEP * reach / steps,
+        )  # fmt: skip
+    limits = {"eps": reach, "eps_step": APGD_STEP * reach}
     parts = [
         AutoProjectedGradientDescent(
-            classifier, max_iter=steps, targeted=targeted, nb_random_init=1, loss_type=loss,
-            verbose=False, **limits,
+            classifier, max_iter=steps, nb_random_init=1, loss_type=loss, verbose=False, **limits
         )
         for loss in ("cross_entropy", "difference_logits_ratio")
     ]  # fmt: skip
-    return AutoAttack(classifier, attacks=parts, targeted=targeted, **limits)
+    return AutoAttack(classifier, attacks=parts, **limits)
 
 
 @contextmanager

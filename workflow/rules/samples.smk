@@ -100,7 +100,7 @@ rule score_samples:
     threads: 1
     params:
         code=code_version("stages.score_samples"),
-        settings=settings("compare.judge", "compare.probes"),
+        settings=settings("seed", "compare.judge", "compare.probes"),
     shell:
         "python -m stages.score_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
