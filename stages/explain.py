@@ -19,10 +19,11 @@ from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
 HOW_TO_READ = (
-    "Above: the image, its round trip through the prior's autoencoder (the best it could draw), a "
+    "Above: the image, its round trip through the prior's autoencoder (what that returns of it), a "
     "sample without features (what the prior draws by itself), and samples from the image's "
-    "features. Below: where the samples differ from one another (bright: filled in by the prior, "
-    "dark: fixed by the features), and where each picture's features agree with the image's."
+    "features. Below: where the samples differ from one another (bright: left open by the features "
+    "and filled in by the prior; dark: alike in all), and where each picture's features agree with "
+    "the image's."
 )
 
 

@@ -40,7 +40,7 @@ def plot_explanation(original: np.ndarray, spread: np.ndarray, seen: list[Seen])
         top.set_xlabel(picture.note, fontsize=8)
         agreement = bottom.imshow(picture.cosines, cmap="viridis", vmin=0, vmax=1)
     figure.colorbar(deviation, ax=axes[:, 0], location="left", shrink=0.6, aspect=30).set_label(
-        "deviation (0: fixed by the features)", fontsize=8
+        "deviation (0: all alike)", fontsize=8
     )
     figure.colorbar(agreement, ax=axes[:, -1], shrink=0.6, aspect=30).set_label(
         "cosine of features, by location", fontsize=8

@@ -42,5 +42,5 @@ def plot_reconstructions(rows: list[tuple[str, list[Panel]]]) -> Figure:
         axis.set_title(panel.title, fontsize=8)
     if drawn is not None:
         bar = figure.colorbar(drawn, ax=axes, shrink=0.4, aspect=30, pad=0.01)
-        bar.set_label("deviation among samples (0: fixed by the features)")
+        bar.set_label("deviation among samples (0: all alike)")
     return figure

@@ -82,7 +82,7 @@ class Inverter:
         return self.look(images)[0]
 
     def round_trip(self, images: Tensor) -> Tensor:
-        """uint8 images (N, 3, S, S) through the prior's autoencoder: the best it could draw."""
+        """uint8 images (N, 3, S, S) through the prior's autoencoder, which loses some."""
         latents = encode_images(self.prior.vae, images, self.device)
         return decode_latents(self.prior.vae, latents, self.device)
 
