@@ -76,8 +76,9 @@ def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object
     row |= {"fid": None, "kid": None, **read_json(path.with_suffix(".sets.json"))[method]}
     if not reference:
         record = read_record(sample_folder(backbone, method))
+        seconds = record["seconds_per_image"]  # none if an earlier, stopped run drew them all
         row |= {
-            "seconds_per_sample": record["seconds_per_image"] / samples,
+            "seconds_per_sample": seconds and seconds / samples,
             "peak_memory_mb": record["peak_memory_mb"],
             "training_seconds": _training_seconds(backbone, method, settings),
         }

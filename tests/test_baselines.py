@@ -272,7 +272,7 @@ class TestRules:
         table = pd.read_csv(place / "results/tables/main.csv", na_values="n/a")
         rows = table[table.kind == "method"].set_index("method")
         assert list(rows.index) == list(compared.params["methods"])
-        assert (rows.seconds_per_image > 0).all()
+        assert (rows.seconds_per_sample > 0).all()
         assert (rows.peak_memory_mb > 50).all()
         trained = rows.training_seconds > 0
         assert set(rows.index[~trained]) == {"nearest", "pixels", "guidance"}
