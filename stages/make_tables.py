@@ -1,4 +1,4 @@
-"""Summarise scores: results/tables/{main,checks,training}.csv and main.md.
+"""Summarise scores: results/tables/{main,checks,training}.csv, main.md and methods.md.
 
 main: means over images with 95 % bootstrap intervals, floors and ceilings among the methods.
 checks: what the comparison claims, each with its numbers and whether it holds.
@@ -30,6 +30,7 @@ METRICS = (
     "judge_cos_median", "judge_cos_pooled", "judge_top1_match", "judge_top5_match", "object_iou",
     "psnr_db", "ssim", "lpips", "spread_image", "spread_features",
 )  # fmt: skip
+ACROSS = ("cos_median", "judge_top1_match", "judge_frechet", "psnr_db", "seconds_per_sample")
 AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 
@@ -47,8 +48,9 @@ def main() -> None:
     for name, content in tables.items():
         with atomic(TABLES / f"{name}.csv") as temporary:
             content.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
-    with atomic(TABLES / "main.md") as temporary:
-        temporary.write_text(_markdown(table))
+    for name, text in (("main", _markdown(table)), ("methods", _methods(table))):
+        with atomic(TABLES / f"{name}.md") as temporary:
+            temporary.write_text(text)
     clock.finish(TABLES / "record.json", settings.model_dump())
 
 
@@ -193,6 +195,22 @@ def _markdown(table: pd.DataFrame) -> str:
         cells = [_cell(row, metric) for metric in SHOWN]
         name = row["method"] if row["kind"] == "method" else f"{row['method']} ({row['kind']})"
         lines.append(f"| {row['backbone']} | {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _methods(table: pd.DataFrame) -> str:
+    """The main table, one row a method: means for each backbone in turn."""
+    backbones = list(dict.fromkeys(table.backbone))
+    metrics = [metric for metric in ACROSS if table[metric].notna().any()]
+    heads = [f"{metric} ({', '.join(backbones)})" for metric in metrics]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(metrics)]
+    for method, rows in table.groupby("method", sort=False):
+        values = rows.set_index("backbone").loc[backbones]
+        cells = [
+            "" if values[metric].isna().all() else ", ".join(f"{v:.2f}" for v in values[metric])
+            for metric in metrics
+        ]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -63,6 +63,14 @@ class TestTables:
             for metric in ("cos_median", "rel_l2", "psnr_db", "object_iou"):
                 assert getattr(row, metric) == pytest.approx(scores[metric].mean(), rel=1e-4)
 
+    def test_the_page_of_methods_has_the_same_means(self, table, folder: Path):
+        head, _, *lines = (folder / "results/tables/methods.md").read_text().splitlines()
+        assert head.startswith("| method | cos_median (tiny_a) |")
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+        assert [name for name, *_ in cells] == list(table.method)
+        assert [shown for _, shown, *_ in cells] == [f"{mean:.2f}" for mean in table.cos_median]
+        assert cells[0][-1] == ""  # the original costs nothing
+
     def test_the_original_is_itself(self, table):
         original = table[table.method == "original"].iloc[0]
         for name in ("cos_median", "cos_mean", "cos_q05", "cos_pooled", "top1_match"):

@@ -37,6 +37,7 @@ rule make_tables:
             caption="../report/training_table.rst",
         ),
         "results/tables/main.md",
+        "results/tables/methods.md",
         "results/tables/record.json",
     log:
         "logs/make_tables.log",
