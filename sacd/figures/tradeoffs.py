@@ -3,6 +3,7 @@
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from sacd.figures.intervals import LABELS
 from sacd.figures.style import COLORS, error_bars
@@ -42,6 +43,9 @@ def plot_tradeoffs(table: pd.DataFrame, metric: str = "cos_median") -> Figure:
         costs = table[key][table.kind == "method"]
         if costs.max() > 10 * costs.min() > 0:
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())
         else:
             axis.set_xlim(left=0)
         axis.set_xlabel(label)
