@@ -12,10 +12,13 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_readme_shows_the_committed_table() -> None:
-    shown = re.search(r"<!-- results/tables/main.md -->\n(.*?)<!-- end -->", README, re.S)
-    assert shown is not None
-    assert shown[1].strip() == (ROOT / "results/tables/main.md").read_text().strip()
+def test_readme_shows_the_committed_tables() -> None:
+    shown = re.findall(r"<!-- (\S+\.md) -->\n(.*?)<!-- end -->", README, re.S)
+    assert [name for name, _ in shown] == [
+        "results/tables/main.md", "experiments/shapes_comparison/results/tables/methods.md",
+    ]  # fmt: skip
+    for name, table in shown:
+        assert table.strip() == (ROOT / name).read_text().strip()
 
 
 RECORD = "results/tables/record.json"
