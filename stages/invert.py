@@ -69,7 +69,9 @@ def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dic
     methods = load_settings(params).methods.values() if params.exists() else ()
     values: dict[str, Any] = {}
     for method in methods:
-        if isinstance(method, AdapterMethod) and method.adapter == place.name:
+        if not isinstance(method, AdapterMethod) or method.features == "null":
+            continue
+        if method.adapter == place.name:
             values = method.model_dump(include={"steps", "guidance", "guided_below"})
             break
     given = {"steps": steps, "guidance": guidance}

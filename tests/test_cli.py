@@ -66,8 +66,11 @@ class TestInvert:
 
         adapter = experiment / "adapters/tiny/spatial"
         assert how_to_draw(adapter, None, None) == {}
-        (experiment / "params.yaml").write_text(yaml.safe_dump(fixture_params))
-        method = fixture_params["methods"]["spatial"]
+        methods = fixture_params["methods"]
+        fixture_params["methods"] = {"unconditional": methods["unconditional"], **methods}
+        file = experiment / "params.yaml"
+        file.write_text(yaml.safe_dump(fixture_params, sort_keys=False))
+        method = methods["spatial"]
         expected = {key: method[key] for key in ("steps", "guidance", "guided_below")}
         assert how_to_draw(adapter, None, None) == expected
         assert how_to_draw(adapter, 7, 0.0) == expected | {"steps": 7, "guidance": 0.0}
