@@ -32,8 +32,9 @@ Progress = Callable[[Iterator[int], int], Iterator[int]]
 class Recipe:
     """How a network is trained.
 
-    `precision` is "bf16" (autocast, weights stay fp32) or "fp32"; `schedule` is "cosine" (to zero,
-    after the warm-up) or "constant"; `ema` is the decay of the averaged weights, 0 for none.
+    `precision` is "bf16" (autocast, weights stay fp32; see `numerics`) or "fp32"; `schedule` is
+    "cosine" (to zero, after the warm-up) or "constant"; `ema` is the decay of the averaged weights,
+    0 for none.
     """
 
     steps: int
@@ -76,15 +77,22 @@ def evenly_spaced(rows: Tensor, count: int) -> Tensor:
 def numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Run a network in a `Recipe`'s precision, on the CPU with attention by plain matrix products.
 
-    PyTorch's attention kernel for the CPU takes a third of a training step for maps as small as
-    ours, most of it in its backward pass.
+    "bf16" is fp32 where bf16 is slower than that. PyTorch's attention kernel for the CPU takes a
+    third of a training step for maps as small as ours, most of it in its backward pass.
     """
     with ExitStack() as stack:
-        if precision == "bf16":
+        if precision == "bf16" and multiplies_bf16(device):
             stack.enter_context(torch.autocast(device.type, torch.bfloat16))
         if device.type == "cpu":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether the hardware does: on a CPU that emulates bf16, it takes five times as long as fp32."""
+    if device.type != "cpu":
+        return True
+    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 def conv_format(device: torch.device) -> torch.memory_format:

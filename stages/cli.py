@@ -40,14 +40,16 @@ def main() -> None:
 
 def _invert(**arguments: Any) -> None:
     from stages.invert import invert
+    from stages.one_image import Request
 
-    invert(**arguments)
+    invert(Request(**arguments))
 
 
 def _explain(**arguments: Any) -> None:
     from stages.explain import explain
+    from stages.one_image import Request
 
-    explain(**arguments)
+    explain(Request(**arguments))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """Explain one image: samples from its features, where they agree with it and where they vary."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import torch
@@ -14,7 +12,7 @@ from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
 from sacd.metrics.images import image_scores, pixel_spread
 from sacd.sampling.inverter import Inverter
-from stages.invert import how_to_draw, open_both
+from stages.one_image import Request, draw
 from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
@@ -27,27 +25,17 @@ HOW_TO_READ = (
 )
 
 
-def explain(
-    image: Path,
-    adapter: Path,
-    samples: int,
-    out: Path,
-    seed: int,
-    steps: int | None,
-    guidance: float | None,
-) -> None:
-    """Write `out` (.html, .png or .pdf); prints the table of scores.
-
-    `steps` and `guidance`, where not given, are those of the experiment's method.
-    """
-    if samples < 2 or (steps is not None and steps < 1):
-        raise SacdError("--samples must be at least 2 (one has no spread) and --steps at least 1.")
+def explain(request: Request) -> None:
+    """Write `request.out` (.html, .png or .pdf); prints the table of scores."""
+    image, out = request.image, request.out
+    if request.samples < 2:
+        raise SacdError("--samples must be at least 2: one has no spread.")
     if out.suffix.lower() not in KINDS:
         raise SacdError(f"--out {out}: must end in {', '.join(KINDS)}.")
-    inverter, original = open_both(adapter, image)
-    drawing = how_to_draw(adapter, steps, guidance)
-    drawn = inverter.invert(original[None], samples, seed, ids=[image.name], **drawing)[0]
-    nothing = inverter.sample(None, [(image.name, 0)], seed, **drawing | {"guidance": 1.0})
+    found = draw(request)
+    inverter, original, drawn = found.inverter, found.original, found.samples
+    unguided = found.drawing | {"guidance": 1.0}
+    nothing = inverter.sample(None, [(image.name, 0)], request.seed, **unguided)
     pictures = {
         "autoencoder\n(ceiling)": inverter.round_trip(original[None])[0],
         "no features\n(floor)": nothing[0],
@@ -64,7 +52,7 @@ def explain(
     scores.insert(0, "image", [title.replace("\n", " ") for title in pictures])
     figure = plot_explanation(rgb(original), spread, seen)
     if out.suffix.lower() == ".html":
-        title = f"What {adapter.parent.name} sees in {image.name}"
+        title = f"What {request.adapter.resolve().parent.name} sees in {image.name}"
         table = scores.to_html(index=False, border=0, float_format="%.3f")
         parts = [f"<p>{HOW_TO_READ}</p>", picture(render(figure, "png"), title), table]
         write_page(out, title, parts)

@@ -62,7 +62,7 @@ class TestInvert:
     def test_draws_as_the_experiments_method_does(
         self, experiment: Path, fixture_params: dict[str, Any]
     ):
-        from stages.invert import how_to_draw
+        from stages.one_image import how_to_draw
 
         adapter = experiment / "adapters/tiny/spatial"
         assert how_to_draw(adapter, None, None) == {}
@@ -102,7 +102,7 @@ class TestInvert:
     @pytest.mark.parametrize("value", ["0", "-3"])
     def test_numbers_below_one(self, experiment: Path, invert: Callable, option: str, value: str):
         message = one_message(*invert(**{option: value}))
-        assert message == "--samples and --steps must be at least 1.\n"
+        assert message == f"--{option} must be at least 1.\n"
 
     def test_a_number_that_is_none_is_told_with_the_usage(self, experiment: Path, invert: Callable):
         status, stderr = invert(samples="many")
@@ -148,14 +148,16 @@ class TestExplain:
     def test_scores_are_those_of_the_library(self, experiment: Path, explain: Callable, capsys):
         from sacd.metrics.features import feature_scores
         from stages.explain import explain as run
-        from stages.invert import open_both
+        from stages.one_image import Request, draw
 
-        run(Path("picture.png"), Path("adapters/tiny/spatial"), 2, Path("a.png"), 0, 2, 5.0)
+        adapter = Path("adapters/tiny/spatial")
+        request = Request(Path("picture.png"), adapter, 2, Path("a.png"), 0, 2, 5.0)
+        run(request)
         shown = re.search(r"sample 2\s+(\S+)", capsys.readouterr().out)
-        inverter, image = open_both(Path("adapters/tiny/spatial"), Path("picture.png"))
-        original = image[None]
-        drawn = inverter.invert(original, 2, 0, 2, 5.0, ids=["picture.png"])[0]
-        seen = inverter.features(drawn[1:]), inverter.features(original)
+        drawn = draw(request)
+        inverter, original = drawn.inverter, drawn.original[None]
+        again = inverter.invert(original, 2, 0, 2, 5.0, ids=["picture.png"])[0]
+        seen = inverter.features(again[1:]), inverter.features(original)
         assert shown is not None
         expected = float(feature_scores(*seen)["cos_median"])
         assert float(shown[1]) == pytest.approx(expected, abs=2e-3)
@@ -166,10 +168,12 @@ class TestExplain:
         magic = {"png": b"\x89PNG", "pdf": b"%PDF"}[kind]
         assert (experiment / f"figure.{kind}").read_bytes().startswith(magic)
 
-    @pytest.mark.parametrize("options", [{"samples": "1"}, {"steps": "0"}])
-    def test_numbers_too_small(self, experiment: Path, explain: Callable, options: dict[str, str]):
-        message = one_message(*explain(**options))
-        assert message.startswith("--samples must be at least 2")
+    @pytest.mark.parametrize(("option", "value", "least"), [("samples", "1", 2), ("steps", "0", 1)])
+    def test_numbers_too_small(
+        self, experiment: Path, explain: Callable, option: str, value: str, least: int
+    ):
+        message = one_message(*explain(**{option: value}))
+        assert message.startswith(f"--{option} must be at least {least}")
         assert not (experiment / "page.html").exists()
 
     def test_a_kind_that_cannot_be_written(self, experiment: Path, explain: Callable):
