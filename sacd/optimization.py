@@ -8,7 +8,6 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sacd.errors import SacdError
 from sacd.files import atomic
+from sacd.numerics import numerics
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -32,9 +31,8 @@ Progress = Callable[[Iterator[int], int], Iterator[int]]
 class Recipe:
     """How a network is trained.
 
-    `precision` is "bf16" (autocast, weights stay fp32; see `numerics`) or "fp32"; `schedule` is
-    "cosine" (to zero, after the warm-up) or "constant"; `ema` is the decay of the averaged weights,
-    0 for none.
+    `precision` is that of `sacd.numerics` (weights stay fp32); `schedule` is "cosine" (to zero,
+    after the warm-up) or "constant"; `ema` is the decay of the averaged weights, 0 for none.
     """
 
     steps: int
@@ -71,33 +69,6 @@ def evenly_spaced(rows: Tensor, count: int) -> Tensor:
     """At most `count` of the rows, spread over all: splits may be sorted by class."""
     count = min(count, len(rows))
     return rows[torch.linspace(0, len(rows) - 1, count, dtype=torch.float64).round().long()]
-
-
-@contextmanager
-def numerics(device: torch.device, precision: str) -> Iterator[None]:
-    """Run a network in a `Recipe`'s precision, on the CPU with attention by plain matrix products.
-
-    "bf16" is fp32 where bf16 is slower than that. PyTorch's attention kernel for the CPU takes a
-    third of a training step for maps as small as ours, most of it in its backward pass.
-    """
-    with ExitStack() as stack:
-        if precision == "bf16" and multiplies_bf16(device):
-            stack.enter_context(torch.autocast(device.type, torch.bfloat16))
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
-
-
-def multiplies_bf16(device: torch.device) -> bool:
-    """Whether the hardware does: on a CPU that emulates bf16, it takes five times as long as fp32."""
-    if device.type != "cpu":
-        return True
-    return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
-
-
-def conv_format(device: torch.device) -> torch.memory_format:
-    """The faster layout for convolutions between group norms: these are slow on the CPU in NHWC."""
-    return torch.channels_last if device.type == "cuda" else torch.contiguous_format
 
 
 def train(

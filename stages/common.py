@@ -136,7 +136,7 @@ def _device_name() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    from sacd.optimization import multiplies_bf16
+    from sacd.numerics import multiplies_bf16
 
     kind = platform.machine() + (" CPU" if multiplies_bf16(device()) else " CPU without bf16")
     return f"{kind}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"

@@ -12,7 +12,7 @@ from sacd.baselines.guidance import FeatureGuidance, guided_latents
 from sacd.baselines.nearest import nearest_rows
 from sacd.baselines.pixels import PixelSearch, optimise_pixels
 from sacd.features.distance import relative_distance
-from sacd.optimization import numerics
+from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents
 from sacd.prior.prior import Prior, latent_shape, to_uint8
 from sacd.sampling.inverter import Inverter

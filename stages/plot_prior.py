@@ -6,7 +6,7 @@ import torch
 
 from sacd.figures.mosaic import plot_mosaics
 from sacd.figures.style import save_figure
-from sacd.optimization import numerics
+from sacd.numerics import numerics
 from sacd.prior.prior import Prior, decode, to_uint8
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_prior

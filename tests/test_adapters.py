@@ -15,7 +15,8 @@ from sacd.adapters.lite import skip_connections
 from sacd.adapters.registry import ADAPTERS, load_adapter
 from sacd.errors import SacdError
 from sacd.features.whitening import Whitening
-from sacd.optimization import Recipe, numerics, step_generator
+from sacd.numerics import numerics
+from sacd.optimization import Recipe, step_generator
 from sacd.prior.diffusion import create_unet, noised
 from sacd.training.adapter import (
     CHECK_REPEATS,

@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-FOUNDATION = ("errors", "files", "shards", "networks", "optimization")
+FOUNDATION = ("errors", "files", "shards", "numerics", "networks", "optimization")
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",
     "metrics", "robustness", "concepts", "figures",

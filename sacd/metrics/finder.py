@@ -12,7 +12,8 @@ from diffusers import UNet2DModel
 from torch import Tensor
 
 from sacd.backbones.training import FLIPS, augment
-from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+from sacd.numerics import conv_format
+from sacd.optimization import Progress, Recipe, Trained, train
 
 
 def create_finder(width: int, image_size: int) -> UNet2DModel:

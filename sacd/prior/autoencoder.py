@@ -13,7 +13,8 @@ from sacd.backbones.backbone import Backbone
 from sacd.backbones.training import FLIPS, augment
 from sacd.errors import unknown_name
 from sacd.networks import create_diffusers
-from sacd.optimization import Progress, Recipe, Trained, conv_format, evenly_spaced, train
+from sacd.numerics import conv_format
+from sacd.optimization import Progress, Recipe, Trained, evenly_spaced, train
 
 
 class FeatureLoss(nn.Module):

@@ -10,7 +10,8 @@ from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
 
 from sacd.networks import create_diffusers
-from sacd.optimization import Progress, Recipe, Trained, conv_format, train
+from sacd.numerics import conv_format
+from sacd.optimization import Progress, Recipe, Trained, train
 
 PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
 TIMESTEPS = 1000

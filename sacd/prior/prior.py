@@ -12,7 +12,7 @@ from torch import Tensor
 from sacd.errors import SacdError
 from sacd.files import atomic
 from sacd.networks import load_diffusers
-from sacd.optimization import conv_format
+from sacd.numerics import conv_format
 
 NULL_PROMPT = "null_prompt.safetensors"
 

@@ -10,7 +10,7 @@ from sacd.adapters.adapter import Adapter
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
-from sacd.optimization import numerics
+from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import Prior, shrinkage
 from sacd.sampling.noise import initial_noise

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sacd.adapters.adapter import Adapter
-from sacd.optimization import Progress, Recipe, Trained, numerics, step_generator, train
+from sacd.numerics import numerics
+from sacd.optimization import Progress, Recipe, Trained, step_generator, train
 from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
 
