@@ -11,8 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 def numerics(device: torch.device, precision: str) -> Iterator[None]:
     """Run a network in a precision, on the CPU with attention by plain matrix products.
 
-    `precision` is "fp32" or "bf16": autocast, where the hardware has it. PyTorch's attention kernel for the CPU takes a
-    third of a training step for maps as small as ours, most of it in its backward pass.
+    `precision` is "fp32" or "bf16": autocast, where the hardware has it. PyTorch's attention kernel
+    for the CPU takes a third of a training step for maps as small as ours, most of it in its
+    backward pass.
     """
     with ExitStack() as stack:
         if precision == "bf16" and multiplies_bf16(device):
