@@ -30,7 +30,14 @@ METRICS = (
     "judge_cos_median", "judge_cos_pooled", "judge_top1_match", "judge_top5_match", "object_iou",
     "psnr_db", "ssim", "lpips", "spread_image", "spread_features",
 )  # fmt: skip
-ACROSS = ("cos_median", "judge_top1_match", "judge_frechet", "psnr_db", "seconds_per_sample")
+ACROSS = {
+    "cos_median": ".2f",
+    "judge_cos_median": ".2f",
+    "judge_top1_match": ".2f",
+    "judge_frechet": ".2f",
+    "psnr_db": ".1f",
+    "seconds_per_sample": ".2g",
+}  # metric: format
 AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 
@@ -201,14 +208,14 @@ def _markdown(table: pd.DataFrame) -> str:
 def _methods(table: pd.DataFrame) -> str:
     """The main table, one row a method: means for each backbone in turn."""
     backbones = list(dict.fromkeys(table.backbone))
-    metrics = [metric for metric in ACROSS if table[metric].notna().any()]
-    heads = [f"{metric} ({', '.join(backbones)})" for metric in metrics]
-    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(metrics)]
+    shown = {metric: form for metric, form in ACROSS.items() if table[metric].notna().any()}
+    heads = [f"{metric} ({', '.join(backbones)})" for metric in shown]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(shown)]
     for method, rows in table.groupby("method", sort=False):
         values = rows.set_index("backbone").loc[backbones]
         cells = [
-            "" if values[metric].isna().all() else ", ".join(f"{v:.2f}" for v in values[metric])
-            for metric in metrics
+            "" if values[metric].isna().all() else ", ".join(f"{v:{form}}" for v in values[metric])
+            for metric, form in shown.items()
         ]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,25 +1,35 @@
-"""Try a method's parameters on validation images: results/sweeps/<sweep>.{csv,png,pdf}."""
+"""Try a method's parameters on validation images: results/sweeps/<sweep>.{csv,png,pdf}.
+
+Under the rows of what was tried stand, for each backbone, a ceiling (`autoencoder`: the images'
+round trip) and a floor (`random_image`: another of the images).
+"""
 
 import argparse
 import time
 from collections.abc import Iterator
 
 import pandas as pd
+from torch import Tensor
 
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
 from sacd.files import atomic, read_json, write_json
 from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
+from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.prior import Prior
 from sacd.shards import INDEX
-from stages.artefacts import feature_folder, sweep_file
-from stages.common import Clock, content, run, work_folder
+from stages.artefacts import PRIOR, feature_folder, sweep_file
+from stages.common import Clock, content, device, run, work_folder
 from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
 from stages.methods import Draw, draw_all, prepare
 from stages.sections import Settings, SweepSettings, changed
 from stages.settings import load_settings, pick
 
-METRICS = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "spread_image")
+METRICS = (
+    "cos_median", "top1_match", "judge_cos_median", "judge_top1_match", "object_iou",
+    "spread_image",
+)  # fmt: skip
 
 Row = dict[str, str | float | None]
 
@@ -68,8 +78,18 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
         ) / "row.json"  # fmt: skip
         if not done.exists():
             scores = _try(draw, truth, eyes, f"{name} {backbone} {changes}", settings.seed)
-            write_json(done, {"backbone": backbone, **changes, **scores})
+            write_json(done, {"backbone": backbone, "method": sweep.method, **changes, **scores})
         yield read_json(done)
+    vae = Prior.from_pretrained(PRIOR).vae.to(device())
+    latents = encode_images(vae, truth.images, device())
+    references = {
+        "autoencoder": decode_latents(vae, latents, device()),
+        "random_image": truth.images.roll(len(truth.ids) // 2, 0),  # the next may be a classmate
+    }
+    for reference, images in references.items():
+        label = f"{name} {backbone} {reference}"
+        scores = _score(images[:, None], truth, eyes, label, settings.seed)
+        yield {"backbone": backbone, "method": reference, **scores}
 
 
 def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float | None]:
@@ -77,9 +97,15 @@ def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[st
     started = time.monotonic()
     drawn = draw_all(draw, truth.ids, truth.features, f"draws {label}")
     seconds = (time.monotonic() - started) / len(truth.ids)
+    return {"seconds_per_image": seconds, **_score(drawn, truth, eyes, label, seed)}
+
+
+def _score(
+    drawn: Tensor, truth: Truth, eyes: Eyes, label: str, seed: int
+) -> dict[str, float | None]:
+    """Mean scores, with intervals, of images uint8 (N, K, 3, S, S)."""
     table, _ = score_images(truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}")
-    scored = [metric for metric in METRICS if metric in table]
-    return {"seconds_per_image": seconds, **summarise(table, scored, seed)}
+    return summarise(table, [metric for metric in METRICS if metric in table], seed)
 
 
 if __name__ == "__main__":

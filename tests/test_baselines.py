@@ -328,12 +328,16 @@ class TestRules:
     ):
         table = pd.read_csv(place / "results/sweeps/guidance.csv")
         sweep = compared.params["sweeps"]["guidance"]
+        rows = table[table.method == "spatial"]
         tried = [(guidance, steps) for guidance in (1.0, 2.0) for steps in (2, 3)]
-        assert list(zip(table.guidance, table.steps, strict=True)) == tried
+        assert list(zip(rows.guidance, rows.steps, strict=True)) == tried
         assert set(table.backbone) == {"tiny_a"}
-        assert (table.seconds_per_image > 0).all()
-        assert table.cos_median.nunique() == 4  # each was drawn by parameters of its own
+        assert (rows.seconds_per_image > 0).all()
+        assert rows.cos_median.nunique() == 4  # each was drawn by parameters of its own
         assert (table.cos_median_low <= table.cos_median).all()
+        assert table.method.tolist()[4:] == ["autoencoder", "random_image"]
+        ceiling, floor = table.cos_median[4:]
+        assert floor < ceiling
         record = json.loads((place / "results/sweeps/guidance.record.json").read_text())
         assert record["parameters"]["sweep"] == sweep
         log = (place / "logs/sweep_method/guidance.log").read_text()

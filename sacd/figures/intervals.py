@@ -9,6 +9,7 @@ from sacd.figures.style import COLORS, error_bars
 LABELS = {
     "cos_median": "median cosine of features",
     "top1_match": "same top-1 class",
+    "judge_cos_median": "median cosine, for the judge",
     "judge_top1_match": "same top-1 class for the judge",
     "object_iou": "overlap with the true object (IoU)",
     "spread_image": "spread among samples (RMS)",

@@ -9,10 +9,7 @@ from sacd.figures.intervals import LABELS
 from sacd.figures.style import COLORS
 
 METRICS = ("cos_median", "judge_cos_median", "judge_top1_match", "psnr_db", "spread_image")
-NAMES = LABELS | {
-    "judge_cos_median": "median cosine, for the judge",
-    "psnr_db": "PSNR (dB)",
-}
+NAMES = LABELS | {"psnr_db": "PSNR (dB)"}
 
 
 def plot_layers(

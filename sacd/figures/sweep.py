@@ -7,11 +7,17 @@ from matplotlib.figure import Figure
 from sacd.figures.intervals import LABELS
 from sacd.figures.style import COLORS, error_bars
 
+REFERENCES = {
+    "autoencoder": ("autoencoder (ceiling)", "--"),
+    "random_image": ("random image (floor)", ":"),
+}  # method: (label, line)
+
 
 def plot_sweep(table: pd.DataFrame, keys: list[str], metrics: list[str]) -> Figure:
     """A panel a metric (across) and backbone (down): scores against the first of `keys`.
 
-    Each combination of the other keys' values is a line; bars are 95 % intervals.
+    Each combination of the other keys' values is a line; bars are 95 % intervals. Rows whose
+    `method` is one of `REFERENCES` are drawn as levels.
     """
     first, *others = keys
     backbones = list(dict.fromkeys(table.backbone))
@@ -21,19 +27,22 @@ def plot_sweep(table: pd.DataFrame, keys: list[str], metrics: list[str]) -> Figu
     )  # fmt: skip
     for backbone, row_axes in zip(backbones, axes, strict=True):
         rows = table[table.backbone == backbone]
-        groups = rows.groupby(others, sort=False) if others else [((), rows)]
-        for (values, group), color in zip(groups, COLORS * len(rows), strict=False):
-            label = ", ".join(f"{k} {v:g}" for k, v in zip(others, values, strict=True))
-            for metric, axis in zip(metrics, row_axes, strict=True):
+        tried = rows[~rows.method.isin(REFERENCES)]
+        groups = tried.groupby(others, sort=False) if others else [((), tried)]
+        for metric, axis in zip(metrics, row_axes, strict=True):
+            for (values, group), color in zip(groups, COLORS * len(tried), strict=False):
+                label = ", ".join(f"{k} {v:g}" for k, v in zip(others, values, strict=True))
                 axis.errorbar(
                     group[first], group[metric], yerr=error_bars(group, metric), fmt="o-",
-                    markersize=3, linewidth=1, color=color, label=label,
+                    markersize=3, linewidth=1, color=color, label=label or tried.method.iloc[0],
                 )  # fmt: skip
+            for method, (label, style) in REFERENCES.items():
+                for level in rows[metric][rows.method == method]:
+                    axis.axhline(level, color="0.5", linestyle=style, linewidth=1, label=label)
         row_axes[0].set_ylabel(backbone)
     for metric, axis in zip(metrics, axes[0], strict=True):
         axis.set_title(LABELS.get(metric, metric), fontsize=9)
     figure.supxlabel(first)
-    if others:
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center",
-                      ncols=4, frameon=False)  # fmt: skip
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center",
+                  ncols=4, frameon=False)  # fmt: skip
     return figure
