@@ -1,0 +1,156 @@
+"""Directions in a backbone's feature space that may stand for concepts."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError, unknown_name
+from sacd.files import atomic
+
+
+@dataclass(frozen=True)
+class Directions:
+    """K named directions for features of C channels.
+
+    Attributes:
+        names: of the directions.
+        vectors: (K, C), of length one.
+        scales: (K,), the deviation of real features along each: the natural unit of an edit.
+        explained: (K,), the share of real features' variance that lies along each.
+    """
+
+    names: tuple[str, ...]
+    vectors: Tensor
+    scales: Tensor
+    explained: Tensor
+
+    @classmethod
+    def measured(cls, names: Sequence[str], vectors: Tensor, values: Tensor) -> "Directions":
+        """Directions (K, C) of any length, measured on real features `values` (M, C)."""
+        units = F.normalize(vectors.float(), dim=1)
+        along = (values.float() @ units.T).var(0, correction=0)
+        total = values.float().var(0, correction=0).sum()
+        return cls(tuple(names), units, along.sqrt(), along / total)
+
+    def row(self, name: str) -> int:
+        """Where a direction stands; raises `SacdError` with the nearest name."""
+        if name not in self.names:
+            raise unknown_name("concept", name, self.names)
+        return self.names.index(name)
+
+    def save(self, path: Path) -> None:
+        """Write a safetensors file."""
+        tensors = {"vectors": self.vectors, "scales": self.scales, "explained": self.explained}
+        with atomic(path) as temporary:
+            save_file(tensors, temporary, metadata={"names": json.dumps(self.names)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Directions":
+        """Read what `save` wrote; raises `SacdError`."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                names = json.loads(file.metadata()["names"])
+                parts = [file.get_tensor(key) for key in ("vectors", "scales", "explained")]
+        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise SacdError(f"{path}: not a file of concepts ({error}).") from error
+        return cls(tuple(names), *parts)
+
+
+def locations(features: Tensor, count: int, seed: int) -> Tensor:
+    """`count` of the channel vectors in features (N, C, h, w), drawn at random: (count, C)."""
+    values = features.float().movedim(1, -1).flatten(0, 2)
+    generator = torch.Generator().manual_seed(seed)
+    return values[torch.randperm(len(values), generator=generator)[:count]]
+
+
+def principal_components(values: Tensor, count: int) -> Tensor:
+    """The `count` directions (count, C) along which `values` (M, C) vary most, by PCA.
+
+    A component's sign is free; here its largest entry is positive.
+    """
+    covariance = torch.cov(values.double().T, correction=0)
+    vectors = torch.linalg.eigh(covariance).eigenvectors.T.flip(0)[:count]
+    largest = vectors.gather(1, vectors.abs().argmax(1, keepdim=True))
+    return (vectors * largest.sign()).float()
+
+
+def nonnegative_factors(values: Tensor, count: int, seed: int) -> Tensor:
+    """Parts (count, C) that add up to `values` (M, C), by non-negative matrix factorisation.
+
+    As CRAFT finds concepts (Fel et al. 2023, arXiv 2211.10154). What is negative in the values is
+    left out: not every backbone ends in a ReLU.
+    """
+    from sklearn.decomposition import NMF  # seconds to import
+
+    found = NMF(count, init="nndsvda", random_state=seed, max_iter=400, tol=1e-3)
+    return torch.from_numpy(found.fit(values.clamp(min=0).numpy()).components_).float()
+
+
+def sparse_atoms(values: Tensor, count: int, seed: int) -> Tensor:
+    """Atoms (count, C) few of which make up each of `values` (M, C), by dictionary learning.
+
+    After Mairal et al. (2009), with codes that are not negative, so that an atom has a sense.
+    """
+    from sklearn.decomposition import MiniBatchDictionaryLearning  # seconds to import
+
+    centred = values - values.mean(0)
+    typical = float(
+        centred.norm(dim=1).mean()
+    )  # so that the price of a code means the same for all
+    found = MiniBatchDictionaryLearning(
+        count, alpha=0.1, positive_code=True, fit_algorithm="cd", batch_size=256, max_iter=20,
+        random_state=seed,
+    )  # fmt: skip
+    return torch.from_numpy(found.fit((centred / typical).double().numpy()).components_).float()
+
+
+def class_directions(backbone: Backbone, features: Tensor) -> Tensor:
+    """Where features (N, C, h, w) must go for a class's logit to rise above the others': (K, C).
+
+    The mean gradient over images and locations. For a head that is linear in the spatial average,
+    these are the rows of its weights, less their mean. Raises `SacdError` where no head follows the
+    layer.
+    """
+    given = features.float().requires_grad_()
+    with torch.enable_grad():
+        logits = backbone.classify(given)
+        if logits is None:
+            raise SacdError("Class directions need a head that follows the backbone's layer.")
+        relative = logits - logits.mean(1, keepdim=True)
+        gradients = [
+            torch.autograd.grad(relative[:, number].sum(), given, retain_graph=True)[0]
+            for number in range(logits.shape[1])
+        ]
+    return torch.stack([gradient.sum((2, 3)).mean(0) for gradient in gradients]).detach()
+
+
+def activation_vector(values: Tensor, positive: Tensor, seed: int) -> tuple[Tensor, float]:
+    """The direction (C,) from examples without a concept to those with it, and how sure it is.
+
+    values: (M, C), one an example; positive: bool (M,). The normal of a logistic regression's
+    boundary, a concept activation vector (Kim et al. 2018, arXiv 1711.11279). With it comes the
+    accuracy on held-out examples, balanced over both kinds (0.5 is chance), by cross-validation.
+    """
+    from sklearn.linear_model import LogisticRegression  # seconds to import
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+    labels = positive.numpy()
+    fewest = int(min(labels.sum(), (~labels).sum()))
+    if fewest < 2:
+        raise SacdError("A concept needs at least two examples with it and two without it.")
+    mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+    standard = ((values - mean) / deviation).numpy().astype(np.float64)
+    model = LogisticRegression(class_weight="balanced", max_iter=1000)
+    folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=seed)
+    accuracy = cross_val_score(model, standard, labels, cv=folds, scoring="balanced_accuracy")
+    normal = torch.from_numpy(model.fit(standard, labels).coef_[0]).float() / deviation
+    return F.normalize(normal, dim=0), float(accuracy.mean())

@@ -1,0 +1,215 @@
+"""Concepts: directions against closed forms, edits by what they change and leave, effects."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sacd.concepts.directions import (
+    Directions,
+    activation_vector,
+    class_directions,
+    locations,
+    nonnegative_factors,
+    principal_components,
+    sparse_atoms,
+)
+from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
+from sacd.concepts.effects import Manifold, landed, leaked
+from sacd.errors import SacdError
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def mixtures(parts: Tensor, count: int = 600) -> Tensor:
+    """Values (count, C) that each hold little of most of the parts (K, C) and much of few."""
+    codes = normal(count, len(parts), seed=3).clamp(min=0) ** 3
+    return codes @ parts
+
+
+def best_match(found: Tensor, truth: Tensor) -> Tensor:
+    """The highest cosine that any of `found` has with each of `truth`."""
+    return (F.normalize(truth, dim=1) @ F.normalize(found, dim=1).T).amax(1)
+
+
+class TestDirections:
+    def test_principal_components_are_those_of_a_known_covariance(self):
+        axes = torch.linalg.qr(normal(6, 6)).Q.T
+        deviations = torch.tensor([5.0, 3.0, 1.0, 0.3, 0.1, 0.1])
+        values = (normal(4000, 6, seed=1) * deviations) @ axes + 7
+        found = principal_components(values, 2)
+        assert (found @ axes[:2].T).abs().diagonal() == pytest.approx([1, 1], abs=5e-3)
+        measured = Directions.measured(["one", "two"], found, values)
+        assert measured.scales.tolist() == pytest.approx([5, 3], rel=0.05)
+        shares = deviations.square() / deviations.square().sum()
+        assert measured.explained.tolist() == pytest.approx(shares[:2].tolist(), rel=0.05)
+        assert torch.equal(found, principal_components(values, 2))
+        assert (found.gather(1, found.abs().argmax(1, keepdim=True)) > 0).all()
+
+    @pytest.mark.parametrize("find", [nonnegative_factors, sparse_atoms])
+    def test_parts_are_found_again(self, find: Callable[..., Tensor]):
+        parts = torch.eye(4).repeat_interleave(3, dim=1)  # 4 parts of 3 channels each
+        found = find(mixtures(parts), 4, seed=0)
+        assert (best_match(found, parts) > 0.9).all()
+        assert torch.equal(found, find(mixtures(parts), 4, seed=0))
+
+    def test_negative_values_are_no_obstacle_to_factors(self):
+        assert (nonnegative_factors(normal(200, 8), 3, seed=0) >= 0).all()
+
+    def test_class_directions_are_the_weights_of_a_linear_head(self, tiny_backbone: Callable):
+        backbone = tiny_backbone()
+        weights = backbone.network.fc.weight
+        found = class_directions(backbone, normal(3, 12, 4, 4))
+        torch.testing.assert_close(found, weights - weights.mean(0), rtol=1e-4, atol=1e-5)
+
+    def test_class_directions_need_a_head(self, tiny_backbone: Callable):
+        with pytest.raises(SacdError, match="need a head"):
+            class_directions(tiny_backbone(layer="layer2"), normal(3, 8, 4, 4))
+
+    def test_an_activation_vector_points_to_the_examples(self):
+        positive = torch.arange(200) % 4 == 0
+        values = normal(200, 5) * torch.tensor([1.0, 10, 1, 1, 1])  # a loud channel says nothing
+        values[:, 2] += 4 * positive
+        found, accuracy = activation_vector(values, positive, seed=0)
+        assert float(found.norm()) == pytest.approx(1)
+        assert float(found[2]) > 0.95
+        assert accuracy > 0.9
+        _, chance = activation_vector(values[:, :2], positive, seed=0)
+        assert chance == pytest.approx(0.5, abs=0.15)
+
+    def test_an_activation_vector_needs_both_kinds(self):
+        with pytest.raises(SacdError, match="two examples with it"):
+            activation_vector(normal(9, 3), torch.arange(9) < 1, seed=0)
+
+    def test_locations_are_channel_vectors(self):
+        features = normal(2, 3, 4, 5)
+        drawn = locations(features, 1000, seed=0)
+        vectors = {tuple(vector.tolist()) for vector in features.movedim(1, -1).reshape(-1, 3)}
+        assert drawn.shape == (40, 3)
+        assert {tuple(vector.tolist()) for vector in drawn} == vectors
+        assert torch.equal(locations(features, 7, seed=1), locations(features, 7, seed=1))
+        assert not torch.equal(locations(features, 7, seed=1), locations(features, 7, seed=2))
+
+    def test_a_file_of_them_is_read_back(self, tmp_path: Path):
+        saved = Directions.measured(["red", "stripes"], normal(2, 5), normal(50, 5, seed=1))
+        saved.save(tmp_path / "concepts.safetensors")
+        loaded = Directions.load(tmp_path / "concepts.safetensors")
+        assert loaded.names == ("red", "stripes")
+        for name in ("vectors", "scales", "explained"):
+            assert torch.equal(getattr(loaded, name), getattr(saved, name))
+        assert loaded.row("stripes") == 1
+        with pytest.raises(SacdError, match=r"unknown concept 'stripe'\. Did you mean 'stripes'"):
+            loaded.row("stripe")
+
+    @pytest.mark.parametrize("content", [None, b"", b"not a safetensors file"])
+    def test_another_file_is_refused_by_name(self, tmp_path: Path, content: bytes | None):
+        path = tmp_path / "concepts.safetensors"
+        if content is not None:
+            path.write_bytes(content)
+        with pytest.raises(SacdError, match=r"concepts\.safetensors: not a file of concepts"):
+            Directions.load(path)
+
+
+MAPS = normal(2, 6, 4, 4)
+OTHERS = normal(2, 6, 4, 4, seed=1)
+LEFT = torch.zeros(2, 4, 4, dtype=torch.bool)
+LEFT[:, :, :2] = True
+
+
+class TestEdits:
+    def test_steering_moves_along_the_direction_inside_the_mask_alone(self):
+        vector = F.normalize(normal(6), dim=0)
+        moved = steer(MAPS, vector, 2.5, LEFT) - MAPS
+        assert torch.allclose((moved * vector.view(-1, 1, 1)).sum(1), 2.5 * LEFT, atol=1e-5)
+        assert float(moved.norm(dim=1).amax()) == pytest.approx(2.5, rel=1e-5)
+        assert torch.equal(moved[..., 2:], torch.zeros(2, 6, 4, 2))
+        everywhere = steer(MAPS, vector, 2.5) - MAPS
+        assert torch.allclose(everywhere.norm(dim=1), torch.full((2, 4, 4), 2.5), atol=1e-5)
+
+    @pytest.mark.parametrize("way", [mix, mix_on_sphere])
+    def test_a_mixture_begins_and_ends_with_what_is_mixed(self, way: Callable[..., Tensor]):
+        torch.testing.assert_close(way(MAPS, OTHERS, 0.0), MAPS)
+        torch.testing.assert_close(way(MAPS, OTHERS, 1.0), OTHERS)
+        torch.testing.assert_close(way(MAPS, MAPS, 0.3), MAPS)
+
+    def test_a_mixture_on_the_sphere_turns_evenly_and_keeps_its_length(self):
+        first = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1)
+        second = torch.tensor([0.0, 3.0]).view(1, 2, 1, 1)
+        mixed = mix_on_sphere(first, second, 1 / 3).flatten()
+        assert float(mixed.norm()) == pytest.approx(1 + 2 / 3)
+        assert float(torch.atan2(mixed[1], mixed[0])) == pytest.approx(torch.pi / 6)
+
+    def test_opposite_and_absent_features_stay_finite(self):
+        for other in (-MAPS, torch.zeros_like(MAPS)):
+            assert bool(mix_on_sphere(MAPS, other, 0.5).isfinite().all())
+
+    def test_a_transplant_has_two_sources(self):
+        made = transplant(MAPS, OTHERS, LEFT)
+        assert torch.equal(made[..., :2], OTHERS[..., :2])
+        assert torch.equal(made[..., 2:], MAPS[..., 2:])
+
+    def test_what_is_removed_leaves_the_backgrounds_mean(self):
+        made = remove(MAPS, LEFT, ~LEFT)
+        mean = MAPS[..., 2:].mean((2, 3))
+        torch.testing.assert_close(made[..., :2], mean[:, :, None, None].expand(2, 6, 4, 2))
+        assert torch.equal(made[..., 2:], MAPS[..., 2:])
+        with pytest.raises(ValueError, match="without background"):
+            remove(MAPS, LEFT, torch.zeros_like(LEFT))
+
+    def test_what_is_given_stays_as_it_was(self):
+        kept = MAPS.clone()
+        steer(MAPS, normal(6), 1.0, LEFT)
+        transplant(MAPS, OTHERS, LEFT)
+        remove(MAPS, LEFT, ~LEFT)
+        mix_on_sphere(MAPS, OTHERS, 0.5)
+        assert torch.equal(MAPS, kept)
+
+
+class TestEffects:
+    ASKED = steer(torch.zeros(2, 6, 4, 4), F.normalize(normal(6, seed=5), dim=0), 2.0, LEFT)
+
+    @pytest.mark.parametrize("share", [1.0, 0.4, 0.0, -0.5])
+    def test_what_came_about_of_an_edit(self, share: float):
+        after = MAPS + share * self.ASKED
+        assert landed(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx(
+            [share] * 2, abs=1e-5
+        )
+        side = leaked(MAPS, after, self.ASKED, LEFT)
+        assert side["across"].tolist() == pytest.approx([0, 0], abs=1e-4)
+        assert side["outside"].tolist() == pytest.approx([0, 0], abs=1e-4)
+
+    def test_what_else_changed_is_told_apart(self):
+        across = normal(2, 6, 4, 4, seed=8) * LEFT[:, None]
+        unit = F.normalize(self.ASKED, dim=1)
+        across = across - (across * unit).sum(1, keepdim=True) * unit
+        outside = normal(2, 6, 4, 4, seed=9) * ~LEFT[:, None]
+        length = self.ASKED.flatten(1).norm(dim=1)
+        after = MAPS + self.ASKED + across + outside
+        assert landed(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx([1, 1], abs=1e-4)
+        side = leaked(MAPS, after, self.ASKED, LEFT)
+        torch.testing.assert_close(side["across"], across.flatten(1).norm(dim=1) / length)
+        torch.testing.assert_close(side["outside"], outside.flatten(1).norm(dim=1) / length)
+
+    def test_real_features_lie_in_the_middle_and_far_ones_off(self):
+        manifold = Manifold(normal(2000, 4))
+        real = normal(5, 4, 8, 8, seed=1)
+        everywhere = torch.ones(5, 8, 8, dtype=torch.bool)
+        assert manifold.percentile(real, everywhere).tolist() == pytest.approx([50] * 5, abs=12)
+        assert manifold.percentile(real + 30, everywhere).tolist() == [100] * 5
+        mixed = torch.where(torch.arange(8) < 4, real + 30, real)
+        right = (torch.arange(8) >= 4).expand(5, 8, 8)
+        torch.testing.assert_close(
+            manifold.percentile(mixed, right), manifold.percentile(real, right)
+        )
+
+    def test_a_real_vector_is_not_its_own_neighbour(self):
+        values = normal(50, 3)
+        usual = Manifold(values).usual
+        assert float(usual.min()) > 0
+        nearest = torch.cdist(values, values).topk(2, largest=False).values[:, 1]
+        torch.testing.assert_close(usual, nearest.sort().values)
