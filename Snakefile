@@ -12,6 +12,7 @@ include: "workflow/rules/caches.smk"
 include: "workflow/rules/adapters.smk"
 include: "workflow/rules/samples.smk"
 include: "workflow/rules/robustness.smk"
+include: "workflow/rules/concepts.smk"
 include: "workflow/rules/results.smk"
 
 
@@ -25,6 +26,7 @@ localrules:
     plot_figures,
     plot_robustness,
     plot_layers,
+    plot_concepts,
     write_report,
 
 
@@ -35,6 +37,7 @@ rule all:
         [f"results/sweeps/{name}.record.json" for name in COMPARE.sweeps],
         [f"results/robustness/{name}.record.json" for name in COMPARE.disturbances],
         [f"results/layers/{name}.record.json" for name in COMPARE.layers],
+        [f"results/concepts/{name}.record.json" for name in COMPARE.concepts],
 
 
 rule models:

@@ -85,6 +85,16 @@ def robustness_file(disturbance: str) -> Path:
     return Path("results/robustness") / f"{disturbance}.csv"
 
 
+def concept_folder(backbone: str, concepts: str) -> Path:
+    """Directions in a backbone's feature space, and the patches that go furthest along each."""
+    return Path("concepts") / backbone / concepts
+
+
+def concept_file(concepts: str) -> Path:
+    """The table of a set of concepts; its figure and record lie beside it."""
+    return Path("results/concepts") / f"{concepts}.csv"
+
+
 def layers_file(layers: str) -> Path:
     """The figure of a comparison of layers; its record lies beside it."""
     return Path("results/layers") / f"{layers}.png"

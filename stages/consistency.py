@@ -8,6 +8,7 @@ from stages.sections import (
     AdapterMethod,
     BackboneSettings,
     DecoderMethod,
+    LabelledConcepts,
     Settings,
     Training,
     changed,
@@ -25,6 +26,7 @@ def require_consistent(settings: Settings) -> None:
     _require_networks(settings)
     _require_recipes(settings)
     _require_sweeps(settings)
+    _require_concepts(settings)
 
 
 def _require_names(settings: Settings) -> None:
@@ -53,6 +55,7 @@ def _uses_in_compare(settings: Settings) -> list[Use]:
         ("compare.sweeps", "sweep", compare.sweeps, settings.sweeps),
         ("compare.disturbances", "disturbance", compare.disturbances, settings.disturbances),
         ("compare.layers", "comparison of layers", compare.layers, settings.layers),
+        ("compare.concepts", "set of concepts", compare.concepts, settings.concepts),
     ]
     if compare.methods:
         uses.append(("compare.main_method", "method", [compare.main_method], compare.methods))
@@ -163,3 +166,14 @@ def _require_sweeps(settings: Settings) -> None:
                 changed(settings.methods[sweep.method], changes)
             except SacdError as error:
                 raise SacdError(f"sweeps.{name}.over: {error}") from error
+
+
+def _require_concepts(settings: Settings) -> None:
+    for name in settings.compare.concepts:
+        chosen = settings.concepts[name]
+        masked = isinstance(chosen, LabelledConcepts) and chosen.where != "image"
+        if masked and settings.images.source != "shapes":
+            raise SacdError(
+                f"concepts.{name}.where: needs true masks, which only images.source 'shapes' has; "
+                f"use 'image'."
+            )

@@ -333,6 +333,42 @@ DisturbanceSettings = Annotated[
 ]
 
 
+class Concepts(Section):
+    """Directions looked for in the features of `images` train images, see `sacd.concepts`."""
+
+    images: Annotated[int, Field(ge=2)]
+
+
+class FactoredConcepts(Concepts):
+    """`count` directions that need no labels."""
+
+    type: Literal["pca", "nmf", "dictionary"]
+    count: Positive
+
+
+class ClassConcepts(Concepts):
+    """Directions to the `count` classes that the backbone sees most often; needs its last layer."""
+
+    type: Literal["classes"]
+    count: Positive
+
+
+class LabelledConcepts(Concepts):
+    """Directions to what the manifest's columns tell apart.
+
+    Features are averaged over the true object, the rest of the image, or all of it (`where`).
+    """
+
+    type: Literal["labels"]
+    columns: Annotated[list[str], Field(min_length=1)]
+    where: Literal["object", "background", "image"]
+
+
+ConceptSettings = Annotated[
+    FactoredConcepts | ClassConcepts | LabelledConcepts, Field(discriminator="type")
+]
+
+
 class Compare(Section):
     """What is run: names defined in the sections of the same name; one judge for all.
 
@@ -352,6 +388,7 @@ class Compare(Section):
     sweeps: list[Name]
     disturbances: list[Name]
     layers: list[Name]
+    concepts: list[Name]
     main_method: Name
     gap_closed: Share
 
@@ -374,6 +411,7 @@ class Settings(Section):
     sweeps: dict[Name, SweepSettings]
     disturbances: dict[Name, DisturbanceSettings]
     layers: dict[Name, Annotated[list[Name], Field(min_length=1)]]
+    concepts: dict[Name, ConceptSettings]
     compare: Compare
 
 

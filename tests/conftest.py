@@ -139,7 +139,9 @@ def compare_all(params: dict[str, Any]) -> None:
     """Let the experiment run every method that the fixture's params.yaml defines."""
     params["compare"] |= {
         name: list(params[name])
-        for name in ("adapters", "decoders", "methods", "sweeps", "disturbances", "layers")
+        for name in (
+            "adapters", "decoders", "methods", "sweeps", "disturbances", "layers", "concepts"
+        )
     }  # fmt: skip
 
 
@@ -148,7 +150,7 @@ def every_rule_once(params: dict[str, Any]) -> None:
     params["compare"] |= {
         "adapters": ["spatial"], "decoders": ["decoder"], "methods": ["spatial"],
         "ranking": ["spatial"], "sweeps": ["guidance"], "disturbances": ["dropout"],
-        "layers": ["depth"],
+        "layers": ["depth"], "concepts": ["nmf"],
     }  # fmt: skip
 
 

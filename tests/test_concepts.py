@@ -1,11 +1,15 @@
 """Concepts: directions against closed forms, edits by what they change and leave, effects."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import Checkout, one_message
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sacd.concepts.directions import (
@@ -19,6 +23,8 @@ from sacd.concepts.directions import (
 )
 from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
 from sacd.concepts.effects import Manifold, landed, leaked
+from sacd.concepts.labels import kinds_of, pooled
+from sacd.concepts.patches import best_patches
 from sacd.errors import SacdError
 
 
@@ -170,6 +176,62 @@ class TestEdits:
         assert torch.equal(MAPS, kept)
 
 
+class TestLabels:
+    def test_names_are_kinds(self):
+        kinds = kinds_of(pd.Series(["disc", "box", "disc"]))
+        assert {kind: rows.tolist() for kind, rows in kinds.items()} == {
+            "box": [False, True, False], "disc": [True, False, True],
+        }  # fmt: skip
+
+    def test_numbers_are_high_or_not(self):
+        assert kinds_of(pd.Series([1.0, 5.0, 2.0, 9.0]))["high"].tolist() == [0, 1, 0, 1]
+
+    def test_colours_are_told_by_hue_and_greys_are_left_out(self):
+        kinds = kinds_of(pd.Series(["#ff0000", "#0000c0", "#f00010", "#808080", "#00ff00"]))
+        assert {kind: rows.nonzero()[0].tolist() for kind, rows in kinds.items()} == {
+            "red": [0, 2], "green": [4], "blue": [1],
+        }  # fmt: skip
+
+    def test_a_column_of_ids_has_no_kinds(self):
+        with pytest.raises(SacdError, match="column 'image_id' has 60 values: no kinds"):
+            kinds_of(pd.Series([f"image-{number}" for number in range(60)], name="image_id"))
+
+    def test_parts_of_the_image_are_averaged_by_what_covers_them(self):
+        masks = torch.zeros(2, 8, 8, dtype=torch.bool)
+        masks[:, :, :4] = True
+        torch.testing.assert_close(pooled(MAPS, masks, "object"), MAPS[..., :2].mean((2, 3)))
+        torch.testing.assert_close(pooled(MAPS, masks, "background"), MAPS[..., 2:].mean((2, 3)))
+        torch.testing.assert_close(pooled(MAPS, None, "image"), MAPS.mean((2, 3)))
+        masks[:] = False
+        masks[:, :2, :3] = True  # all of one location and half of the next
+        expected = (2 * MAPS[..., 0, 0] + MAPS[..., 0, 1]) / 3
+        torch.testing.assert_close(pooled(MAPS, masks, "object"), expected)
+
+    def test_parts_need_masks(self):
+        with pytest.raises(SacdError, match="'object' needs true masks"):
+            pooled(MAPS, None, "object")
+
+
+class TestPatches:
+    def test_the_parts_are_those_around_the_strongest_locations(self):
+        features = 0.1 * normal(4, 2, 4, 4)
+        features[1, 0, 1, 2], features[3, 0, 2, 2], features[2, 1, 0, 0] = 9.0, 7.0, 8.0
+        images = torch.arange(4 * 3 * 16 * 16).view(4, 3, 16, 16).to(torch.uint8)
+        found = best_patches(torch.eye(2), features, images, 2)
+        assert found.shape == (2, 2, 3, 12, 12)
+        assert torch.equal(found[0, 0], images[1, :, 0:12, 4:16])
+        assert torch.equal(found[0, 1], images[3, :, 4:16, 4:16])
+        assert torch.equal(found[1, 0, :, 4:, 4:], images[2, :, :8, :8])
+        assert torch.equal(found[1, 0, :, 0, 4:], images[2, :, 0, :8])  # the edge, repeated
+
+    def test_no_image_is_shown_twice(self):
+        features = torch.zeros(3, 1, 2, 2)
+        features[0] = 5.0
+        images = torch.arange(3).view(3, 1, 1, 1).expand(3, 3, 4, 4).to(torch.uint8)
+        found = best_patches(torch.ones(1, 1), features, images, 3)
+        assert sorted(found[0, :, 0, 0, 0].tolist()) == [0, 1, 2]
+
+
 class TestEffects:
     ASKED = steer(torch.zeros(2, 6, 4, 4), F.normalize(normal(6, seed=5), dim=0), 2.0, LEFT)
 
@@ -213,3 +275,54 @@ class TestEffects:
         assert float(usual.min()) > 0
         nearest = torch.cdist(values, values).topk(2, largest=False).values[:, 1]
         torch.testing.assert_close(usual, nearest.sort().values)
+
+
+class TestRules:
+    @pytest.fixture
+    def place(self, compared: Checkout) -> Path:
+        return compared.experiment
+
+    @pytest.mark.parametrize("name", ["nmf", "pca", "dictionary", "classes", "factors"])
+    def test_the_table_is_of_the_directions_that_were_found(self, place: Path, name: str):
+        table = pd.read_csv(place / f"results/concepts/{name}.csv")
+        folder = place / f"concepts/tiny_a/{name}"
+        found = Directions.load(folder / "directions.safetensors")
+        assert table.concept.tolist() == list(found.names)
+        assert table.scale.tolist() == pytest.approx(found.scales.tolist(), rel=1e-4)
+        assert torch.allclose(found.vectors.norm(dim=1), torch.ones(len(table)), atol=1e-5)
+        assert (table.explained > 0).all()
+        patches = load_file(folder / "patches.safetensors")["patches"]
+        assert patches.shape[:3] == (len(table), 8, 3)
+        picture = place / f"results/concepts/{name}.png"
+        assert picture.stat().st_size > 5_000
+
+    def test_labels_name_the_concepts_and_are_told_by_them(self, place: Path):
+        table = pd.read_csv(place / "results/concepts/factors.csv").set_index("concept")
+        assert list(table.index) == ["fill_solid", "fill_stripes", "radius_high"]
+        assert table.accuracy["fill_solid"] > 0.6
+        pair = Directions.load(place / "concepts/tiny_a/factors/directions.safetensors").vectors[:2]
+        assert float(pair[0] @ pair[1]) == pytest.approx(-1, abs=1e-3)  # one or the other
+
+    def test_classes_have_the_manifests_names(self, place: Path):
+        table = pd.read_csv(place / "results/concepts/classes.csv")
+        known = set(pd.read_parquet(place / "data/manifest.parquet").class_name)
+        assert {name.removeprefix("class_") for name in table.concept} <= known
+        assert table.accuracy.isna().all()
+
+    def test_the_record_says_what_was_looked_for(self, compared: Checkout, place: Path):
+        record = json.loads((place / "concepts/tiny_a/nmf/record.json").read_text())
+        assert record["parameters"]["concepts"] == compared.params["concepts"]["nmf"]
+
+    def test_an_unknown_column_is_named(self, compared: Checkout, tmp_path: Path):
+        mine = compared.copy(tmp_path / "repository")
+
+        def ask(params: dict) -> None:
+            params["concepts"]["factors"]["columns"] = ["fil"]
+
+        mine.edit(ask)
+        done = mine.stage(
+            "find_concepts", "--backbone", "tiny_a", "--concepts", "factors", check=False
+        )
+        message = one_message(done.returncode, done.stdout)
+        assert message.startswith("concepts.factors.columns: unknown column of the manifest 'fil'")
+        assert "Did you mean 'fill'?" in message

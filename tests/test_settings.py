@@ -261,6 +261,14 @@ class TestImpossibleCombinations:
                 "compare.sweeps: unknown sweep 'guidanc'. Did you mean 'guidance'?",
             ),
             (
+                {"compare.concepts": ["nfm"]},
+                "compare.concepts: unknown set of concepts 'nfm'. Did you mean 'nmf'?",
+            ),
+            (
+                {"concepts.nmf.columns": ["fill"], "compare.concepts": ["nmf"]},
+                "concepts.nmf.columns: unknown key",
+            ),
+            (
                 {"compare.decoders": ["decodr"]},
                 "compare.decoders: unknown decoder 'decodr'. Did you mean 'decoder'?",
             ),

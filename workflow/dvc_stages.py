@@ -24,7 +24,7 @@ HEADER = """\
 HEAVY = (".pdf", ".html")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
 M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
-L = "${item.layers}"
+L, C = "${item.layers}", "${item.concepts}"
 BACKBONES = {"backbone": "${compare.backbones}"}
 
 # rule: (file, loop, target, dependencies, outputs, parameters)
@@ -129,6 +129,18 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         ["samples", "results/tables", "data"],
         [f"results/layers/{L}{end}" for end in (".png", ".pdf", ".record.json")],
         [f"layers.{L}", "compare.main_method"],
+    ),
+    "find_concepts": (
+        "concepts", BACKBONES | {"concepts": "${compare.concepts}"},
+        f"concepts/{B}/{C}/record.json",
+        ["data", f"features/{B}", f"models/backbones/{B}"], [f"concepts/{B}/{C}"],
+        ["seed", "images", f"concepts.{C}"],
+    ),
+    "plot_concepts": (
+        "concepts", {"concepts": "${compare.concepts}"}, f"results/concepts/{C}.record.json",
+        ["concepts"],
+        [f"results/concepts/{C}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
+        [f"concepts.{C}", "compare.backbones"],
     ),
     "plot_prior": (
         "results", {}, "results/figures/prior_samples.record.json",

@@ -36,7 +36,7 @@ class Directions:
     @classmethod
     def measured(cls, names: Sequence[str], vectors: Tensor, values: Tensor) -> "Directions":
         """Directions (K, C) of any length, measured on real features `values` (M, C)."""
-        units = F.normalize(vectors.float(), dim=1)
+        units = F.normalize(vectors.float(), dim=1).contiguous()  # else it cannot be saved
         along = (values.float() @ units.T).var(0, correction=0)
         total = values.float().var(0, correction=0).sum()
         return cls(tuple(names), units, along.sqrt(), along / total)

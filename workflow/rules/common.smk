@@ -39,6 +39,7 @@ wildcard_constraints:
     sweep="[a-z0-9_]+",
     disturbance="[a-z0-9_]+",
     layers="[a-z0-9_]+",
+    concepts="[a-z0-9_]+",
 
 
 def settings(*sections):

@@ -1,0 +1,85 @@
+"""Show a set of concepts for all backbones: results/concepts/<concepts>.{csv,png,pdf}.
+
+In the table, `explained` is the share of the features' variance along a direction, `scale` their
+deviation, and `accuracy`, where labels told what to look for, how well the direction tells it on
+images that it was not found on (0.5 is chance).
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sacd.concepts.directions import Directions
+from sacd.figures.concepts import plot_concepts
+from sacd.figures.style import rgb, save_figure
+from sacd.files import atomic, read_json
+from stages.artefacts import concept_file, concept_folder
+from stages.common import Clock, run
+from stages.settings import load_settings, pick
+
+GAP = 2  # white pixels between patches
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--concepts", required=True)
+    name = parser.parse_args().concepts
+    clock, settings = Clock(), load_settings()
+    chosen = pick(settings.concepts, name, "set of concepts")
+    table, pictures = [], {}
+    for backbone in settings.compare.backbones:
+        folder = concept_folder(backbone, name)
+        found = Directions.load(folder / "directions.safetensors")
+        patches = load_file(folder / "patches.safetensors")["patches"]
+        accuracy = read_json(folder / "accuracy.json")
+        rows = _rows(backbone, found, accuracy)
+        table += rows
+        pictures[backbone] = [
+            (_label(row), _strip(shown)) for row, shown in zip(rows, patches, strict=True)
+        ]
+    path = concept_file(name)
+    with atomic(path) as temporary:
+        pd.DataFrame(table).to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    save_figure(plot_concepts(pictures), path.with_suffix(""))
+    clock.finish(
+        path.with_suffix(".record.json"),
+        {"concepts": chosen.model_dump(), "backbones": settings.compare.backbones},
+    )
+
+
+def _rows(
+    backbone: str, found: Directions, accuracy: dict[str, float]
+) -> list[dict[str, str | float | None]]:
+    return [
+        {
+            "backbone": backbone,
+            "concept": concept,
+            "explained": explained,
+            "scale": scale,
+            "accuracy": accuracy.get(concept),
+        }
+        for concept, explained, scale in zip(
+            found.names, found.explained.tolist(), found.scales.tolist(), strict=True
+        )
+    ]
+
+
+def _label(row: dict[str, str | float | None]) -> str:
+    """The concept and what speaks for it."""
+    if row["accuracy"] is None:
+        return f"{row['concept']}\n{row['explained']:.1%} of variance"
+    return f"{row['concept']}\naccuracy {row['accuracy']:.2f}"
+
+
+def _strip(patches: Tensor) -> np.ndarray:
+    """uint8 (N, 3, P, P) side by side on white."""
+    gap = np.full((patches.shape[-1], GAP, 3), 255, np.uint8)
+    parts = [part for patch in patches for part in (rgb(patch), gap)]
+    return np.concatenate(parts[:-1], axis=1)
+
+
+if __name__ == "__main__":
+    run(main)
