@@ -46,7 +46,7 @@ def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
             if backbone == backbones[0]:
                 axis.set_title(title, fontsize=9)
         row_axes[0].set_ylabel(backbone)
-    axes[0][0].set_xticks(range(len(levels)), levels)
+    axes[0][0].set_xticks(range(len(levels)), [_short(level) for level in levels])
     figure.supxlabel(name)
     handles, labels = axes[0][0].get_legend_handles_labels()
     handles += [Line2D([], [], color="0.3"), Line2D([], [], color="0.3", linestyle="--")]
@@ -82,6 +82,12 @@ def plot_examples(pictures: dict[str, dict[str, dict[str, np.ndarray]]]) -> Figu
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
             if method == methods[0]:
-                axis.set_title(f"{backbone}\n{level}" if level == levels[0] else level, fontsize=9)
+                title = _short(level)
+                axis.set_title(f"{backbone}\n{title}" if level == levels[0] else title, fontsize=7)
         row_axes[0].set_ylabel(method, fontsize=7)
     return figure
+
+
+def _short(level: str) -> str:
+    """A level as it is written, but of a folder's path the last part."""
+    return level.rsplit("/", 1)[-1]
