@@ -16,6 +16,7 @@ def test_readme_shows_the_committed_tables() -> None:
     shown = re.findall(r"<!-- (\S+\.md) -->\n(.*?)<!-- end -->", README, re.S)
     assert [name for name, _ in shown] == [
         "results/tables/main.md", "experiments/shapes_comparison/results/tables/methods.md",
+        "experiments/imagenette/results/tables/methods.md",
     ]  # fmt: skip
     for name, table in shown:
         assert table.strip() == (ROOT / name).read_text().strip()
