@@ -19,7 +19,10 @@ from sacd.files import read_json
 CONFIGURATION = Path("/etc/slurm/slurm.conf")
 SCRIPT = ROOT / "tests/slurm/cluster.sh"
 # What the rules in `localrules` make; Snakemake runs them itself.
-LOCAL = {"make_tables", "plot_figures", "plot_layers", "plot_robustness", "write_report"}
+LOCAL = {
+    "make_tables", "plot_concepts", "plot_figures", "plot_layers", "plot_robustness",
+    "write_report",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
