@@ -103,9 +103,7 @@ def sparse_atoms(values: Tensor, count: int, seed: int) -> Tensor:
     from sklearn.decomposition import MiniBatchDictionaryLearning  # seconds to import
 
     centred = values - values.mean(0)
-    typical = float(
-        centred.norm(dim=1).mean()
-    )  # so that the price of a code means the same for all
+    typical = float(centred.norm(dim=1).mean())  # a code's price shall mean the same for all
     found = MiniBatchDictionaryLearning(
         count, alpha=0.1, positive_code=True, fit_algorithm="cd", batch_size=256, max_iter=20,
         random_state=seed,

@@ -33,12 +33,8 @@ def mix_on_sphere(first: Tensor, second: Tensor, share: float) -> Tensor:
     sine = torch.where(near, 1.0, angle.sin())
     round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / sine
     direction = F.normalize(torch.where(near, a.lerp(b, share), round_), dim=1)
-    lengths = (
-        first.float()
-        .norm(dim=1, keepdim=True)
-        .lerp(second.float().norm(dim=1, keepdim=True), share)
-    )
-    return lengths * direction
+    length, other = (features.float().norm(dim=1, keepdim=True) for features in (first, second))
+    return length.lerp(other, share) * direction
 
 
 def transplant(features: Tensor, donor: Tensor, region: Tensor) -> Tensor:
