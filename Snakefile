@@ -13,6 +13,7 @@ include: "workflow/rules/adapters.smk"
 include: "workflow/rules/samples.smk"
 include: "workflow/rules/robustness.smk"
 include: "workflow/rules/concepts.smk"
+include: "workflow/rules/edits.smk"
 include: "workflow/rules/results.smk"
 
 
@@ -27,6 +28,8 @@ localrules:
     plot_robustness,
     plot_layers,
     plot_concepts,
+    plot_edits,
+    plot_disentanglement,
     write_report,
 
 
@@ -38,6 +41,8 @@ rule all:
         [f"results/robustness/{name}.record.json" for name in COMPARE.disturbances],
         [f"results/layers/{name}.record.json" for name in COMPARE.layers],
         [f"results/concepts/{name}.record.json" for name in COMPARE.concepts],
+        [f"results/edits/{name}.record.json" for name in COMPARE.edits],
+        [f"results/disentanglement/{name}.record.json" for name in COMPARE.disentangled],
 
 
 rule models:

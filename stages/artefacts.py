@@ -95,6 +95,26 @@ def concept_file(concepts: str) -> Path:
     return Path("results/concepts") / f"{concepts}.csv"
 
 
+def readout_folder(readout: str) -> Path:
+    """Linear classifiers of true factors from the judge's features."""
+    return Path("models/readouts") / readout
+
+
+def edit_folder(backbone: str, edit: str) -> Path:
+    """Scores and examples of what was drawn from edited features."""
+    return Path("edits") / backbone / edit
+
+
+def edit_file(edit: str) -> Path:
+    """The table of an edit; its figures and record lie beside it."""
+    return Path("results/edits") / f"{edit}.csv"
+
+
+def disentanglement_file(edit: str) -> Path:
+    """What else an edit changed; its figure and record lie beside it."""
+    return Path("results/disentanglement") / f"{edit}.csv"
+
+
 def layers_file(layers: str) -> Path:
     """The figure of a comparison of layers; its record lies beside it."""
     return Path("results/layers") / f"{layers}.png"

@@ -4,11 +4,11 @@ from collections.abc import Collection
 
 from sacd.errors import SacdError, unknown_name
 from stages.artefacts import REFERENCE_SCORES, REFERENCES
+from stages.concept_sections import LabelledConcepts, Removal, Steering, Transplant, Union
 from stages.sections import (
     AdapterMethod,
     BackboneSettings,
     DecoderMethod,
-    LabelledConcepts,
     Settings,
     Training,
     changed,
@@ -56,6 +56,9 @@ def _uses_in_compare(settings: Settings) -> list[Use]:
         ("compare.disturbances", "disturbance", compare.disturbances, settings.disturbances),
         ("compare.layers", "comparison of layers", compare.layers, settings.layers),
         ("compare.concepts", "set of concepts", compare.concepts, settings.concepts),
+        ("compare.readouts", "readout", compare.readouts, settings.readouts),
+        ("compare.edits", "edit", compare.edits, settings.edits),
+        ("compare.disentangled", "edit", compare.disentangled, compare.edits),
     ]
     if compare.methods:
         uses.append(("compare.main_method", "method", [compare.main_method], compare.methods))
@@ -75,6 +78,11 @@ def _uses_elsewhere(settings: Settings) -> list[Use]:
     for name in sorted({*compare.disturbances} & {*settings.disturbances}):
         tested = settings.disturbances[name].methods
         uses.append((f"disturbances.{name}.methods", "method", tested, compare.methods))
+    for name in sorted({*compare.edits} & {*settings.edits}):
+        edit, where = settings.edits[name], f"edits.{name}"
+        uses.append((f"{where}.methods", "method", edit.methods, compare.methods))
+        if isinstance(edit, Steering):
+            uses.append((f"{where}.concepts", "set of concepts", [edit.concepts], compare.concepts))
     for name in sorted({*compare.layers} & {*settings.layers}):
         uses.append((f"layers.{name}", "backbone", settings.layers[name], compare.backbones))
     return uses
@@ -169,11 +177,31 @@ def _require_sweeps(settings: Settings) -> None:
 
 
 def _require_concepts(settings: Settings) -> None:
+    """Edits have what they need; true masks and factors only the embedded world has."""
+    for name in settings.compare.disentangled:
+        if settings.edits[name].type != "steering" or not settings.compare.readouts:
+            raise SacdError(
+                f"compare.disentangled: '{name}' must be of type 'steering', and "
+                f"compare.readouts must name who tells the factors."
+            )
+    if settings.images.source == "shapes":
+        return
+    needs = "which only images.source 'shapes' has"
+    if settings.compare.readouts:
+        raise SacdError(f"compare.readouts: need true factors, {needs}.")
     for name in settings.compare.concepts:
         chosen = settings.concepts[name]
-        masked = isinstance(chosen, LabelledConcepts) and chosen.where != "image"
-        if masked and settings.images.source != "shapes":
-            raise SacdError(
-                f"concepts.{name}.where: needs true masks, which only images.source 'shapes' has; "
-                f"use 'image'."
-            )
+        if isinstance(chosen, LabelledConcepts) and chosen.where != "image":
+            raise SacdError(f"concepts.{name}.where: needs true masks, {needs}; use 'image'.")
+    for name in settings.compare.edits:
+        match settings.edits[name]:
+            case Union():
+                raise SacdError(f"edits.{name}: a union needs true masks, {needs}.")
+            case Steering(where="object" | "background"):
+                raise SacdError(
+                    f"edits.{name}.where: needs true masks, {needs}; use 'image' or 'active'."
+                )
+            case Transplant(region="object"):
+                raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'half'.")
+            case Removal(region="object"):
+                raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'centre'.")

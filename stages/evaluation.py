@@ -8,7 +8,9 @@ import torch
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from sacd.concepts.readout import pool_parts
 from sacd.files import atomic, write_json
+from sacd.metrics.finder import mask_logits
 from sacd.metrics.scoring import Eyes, Truth, score_batch
 from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
@@ -19,6 +21,7 @@ from stages.inputs import load_backbone, load_masks, spread_rows
 from stages.sections import Settings
 
 IMAGES_PER_BATCH = 16
+EYES_BATCH = 64  # images that a finder sees at once
 
 
 def load_truth(
@@ -50,13 +53,32 @@ def load_truth(
 
 def load_eyes(backbone: str, settings: Settings) -> Eyes:
     """The inverted backbone, the judge and, in the embedded world, the finder."""
-    finders = [n for n in settings.compare.probes if settings.probes[n].kind == "finder"]
     return Eyes(
         load_backbone(backbone),
         load_backbone(settings.compare.judge),
-        load_diffusers(UNet2DModel, probe_folder(finders[0])).to(device()) if finders else None,
+        load_finder(settings),
         device(),
     )
+
+
+def load_finder(settings: Settings) -> UNet2DModel | None:
+    """The network that finds the object, where there is one."""
+    finders = [n for n in settings.compare.probes if settings.probes[n].kind == "finder"]
+    return load_diffusers(UNet2DModel, probe_folder(finders[0])).to(device()) if finders else None
+
+
+@torch.no_grad()
+def read_parts(features: Tensor, images: Tensor, finder: UNet2DModel | None) -> Tensor:
+    """What a readout reads: features (N, C, h, w) averaged over parts of images uint8 (N, 3, H, W).
+
+    (N, 2 C), the object that the finder sees and the rest; without a finder, all is the object.
+    """
+    if finder is None:
+        found = torch.ones(len(images), *images.shape[-2:])
+    else:
+        blocks = (block.to(device()).float() / 255 for block in images.split(EYES_BATCH))
+        found = torch.cat([mask_logits(finder, block).sigmoid().cpu() for block in blocks])
+    return pool_parts(features.float().cpu(), found)
 
 
 def score_images(

@@ -29,8 +29,8 @@ from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
 from stages.artefacts import concept_folder, feature_folder
 from stages.common import Clock, device, progress, run
+from stages.concept_sections import ClassConcepts, FactoredConcepts, LabelledConcepts
 from stages.inputs import load_backbone, load_masks, open_images, spread_rows
-from stages.sections import ClassConcepts, FactoredConcepts, LabelledConcepts
 from stages.settings import load_settings, pick
 
 LOCATIONS = 8192  # channel vectors that directions are found on, at most

@@ -11,7 +11,7 @@ from sacd.metrics.images import psnr_db
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
-from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.latents import round_trip
 from sacd.prior.prior import save_autoencoder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
@@ -93,7 +93,7 @@ def _val_psnr_db(vae: AutoencoderKL) -> float:
     """Mean PSNR of the round trip on the val split."""
     images, _ = load_images("val")
     vae = vae.to(device())
-    ours = decode_latents(vae, encode_images(vae, images, device()), device())
+    ours = round_trip(vae, images, device())
     return round(float(psnr_db(ours.float() / 255, images.float() / 255).mean()), 2)
 
 

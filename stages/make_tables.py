@@ -22,6 +22,7 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, read_record, run
+from stages.markdown import interval, markdown
 from stages.sections import Compare, Settings
 from stages.settings import load_settings, training_folder
 
@@ -194,15 +195,12 @@ def _training(settings: Settings) -> pd.DataFrame:
 
 def _markdown(table: pd.DataFrame) -> str:
     """The main table for reading: mean [interval] of the metrics that make the point."""
-    lines = [
-        "| backbone | method | " + " | ".join(SHOWN) + " |",
-        "|---|---|" + "---|" * len(SHOWN),
-    ]
+    rows = []
     for row in table.to_dict("records"):
-        cells = [_cell(row, metric) for metric in SHOWN]
+        cells = [interval(row, metric, 1 if metric == "psnr_db" else 3) for metric in SHOWN]
         name = row["method"] if row["kind"] == "method" else f"{row['method']} ({row['kind']})"
-        lines.append(f"| {row['backbone']} | {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        rows.append([row["backbone"], name, *cells])
+    return markdown(["backbone", "method", *SHOWN], rows)
 
 
 def _methods(table: pd.DataFrame) -> str:
@@ -210,23 +208,15 @@ def _methods(table: pd.DataFrame) -> str:
     backbones = list(dict.fromkeys(table.backbone))
     shown = {metric: form for metric, form in ACROSS.items() if table[metric].notna().any()}
     heads = [f"{metric} ({', '.join(backbones)})" for metric in shown]
-    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---|" * len(shown)]
+    lines = []
     for method, rows in table.groupby("method", sort=False):
         values = rows.set_index("backbone").loc[backbones]
         cells = [
             "" if values[metric].isna().all() else ", ".join(f"{v:{form}}" for v in values[metric])
             for metric, form in shown.items()
         ]
-        lines.append(f"| {method} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
-
-
-def _cell(row: dict[str, object], metric: str) -> str:
-    mean, low, high = (row[f"{metric}{suffix}"] for suffix in ("", "_low", "_high"))
-    if mean is None or mean != mean:
-        return "n/a"
-    digits = 1 if metric == "psnr_db" else 3
-    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+        lines.append([method, *cells])
+    return markdown(["method", *heads], lines)
 
 
 if __name__ == "__main__":

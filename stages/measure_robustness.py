@@ -18,14 +18,14 @@ from torch import Tensor
 
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
-from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from stages.artefacts import PRIOR, robustness_folder
 from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
 from stages.inputs import load_backbone
 from stages.methods import Draw, draw_all, prepare
-from stages.sections import MethodSettings, changed
+from stages.sections import with_samples
 from stages.settings import load_settings, pick
 
 ORIGINAL, INPUT, AUTOENCODER, SHUFFLED = "original", "input", "autoencoder", "shuffled"
@@ -42,7 +42,7 @@ def main() -> None:
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
     draws = {
-        method: prepare(settings, name, _one_sample(settings.methods[method]))[0]
+        method: prepare(settings, name, with_samples(settings.methods[method], 1))[0]
         for method in chosen.methods
     }
     tables: list[pd.DataFrame] = []
@@ -74,19 +74,15 @@ def _draw_and_compare(
     level: Level, draws: dict[str, Draw], vae: AutoencoderKL, label: str
 ) -> dict[str, Tensor]:
     """Images uint8 (N, 3, S, S) of each method, between those they are compared with."""
-    round_trip = decode_latents(vae, encode_images(vae, level.images, device()), device())
     drawn = {
         method: draw_all(draw, level.ids, level.features, f"{label} {level.name} {method}")[:, 0]
         for method, draw in draws.items()
     }
     # Of an image half the set away: the next one is often of a class that is alike.
     shuffled = drawn[next(iter(draws))].roll(len(level.ids) // 2, 0)
-    compared = {ORIGINAL: level.originals, INPUT: level.images, AUTOENCODER: round_trip}
+    kept = round_trip(vae, level.images, device())
+    compared = {ORIGINAL: level.originals, INPUT: level.images, AUTOENCODER: kept}
     return {**compared, **drawn, SHUFFLED: shuffled}
-
-
-def _one_sample(method: MethodSettings) -> MethodSettings:
-    return changed(method, {"samples": 1}) if "samples" in type(method).model_fields else method
 
 
 def _scores(level: Level, method: str, seen: list[Seen], was: list[Seen]) -> pd.DataFrame:

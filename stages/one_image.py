@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sacd.errors import SacdError
+from sacd.figures.mosaic import mosaic
+from sacd.files import atomic
 from sacd.images.collection import Unusable, load_square
 from sacd.sampling.inverter import Inverter
 from stages.common import device
@@ -77,3 +80,17 @@ def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dic
             break
     given = {"steps": steps, "guidance": guidance}
     return values | {key: value for key, value in given.items() if value is not None}
+
+
+def image_format(out: Path) -> str:
+    """Pillow's format for a file to be written, by its name; raises `SacdError`."""
+    found = Image.registered_extensions().get(out.suffix.lower())
+    if found not in Image.SAVE:
+        raise SacdError(f"--out {out}: unknown image type '{out.suffix}'; name it .png, say.")
+    return found
+
+
+def save_mosaic(images: Tensor, columns: int, out: Path) -> None:
+    """Write uint8 images (N, 3, S, S), `columns` of them in a row, on white."""
+    with atomic(out) as temporary:
+        Image.fromarray(mosaic(images, columns)).save(temporary, format=image_format(out))

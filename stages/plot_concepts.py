@@ -7,20 +7,17 @@ images that it was not found on (0.5 is chance).
 
 import argparse
 
-import numpy as np
 import pandas as pd
 from safetensors.torch import load_file
-from torch import Tensor
 
 from sacd.concepts.directions import Directions
 from sacd.figures.concepts import plot_concepts
-from sacd.figures.style import rgb, save_figure
+from sacd.figures.mosaic import mosaic
+from sacd.figures.style import save_figure
 from sacd.files import atomic, read_json
 from stages.artefacts import concept_file, concept_folder
 from stages.common import Clock, run
 from stages.settings import load_settings, pick
-
-GAP = 2  # white pixels between patches
 
 
 def main() -> None:
@@ -38,7 +35,8 @@ def main() -> None:
         rows = _rows(backbone, found, accuracy)
         table += rows
         pictures[backbone] = [
-            (_label(row), _strip(shown)) for row, shown in zip(rows, patches, strict=True)
+            (_label(row), mosaic(shown, len(shown)))
+            for row, shown in zip(rows, patches, strict=True)
         ]
     path = concept_file(name)
     with atomic(path) as temporary:
@@ -72,13 +70,6 @@ def _label(row: dict[str, str | float | None]) -> str:
     if row["accuracy"] is None:
         return f"{row['concept']}\n{row['explained']:.1%} of variance"
     return f"{row['concept']}\naccuracy {row['accuracy']:.2f}"
-
-
-def _strip(patches: Tensor) -> np.ndarray:
-    """uint8 (N, 3, P, P) side by side on white."""
-    gap = np.full((patches.shape[-1], GAP, 3), 255, np.uint8)
-    parts = [part for patch in patches for part in (rgb(patch), gap)]
-    return np.concatenate(parts[:-1], axis=1)
 
 
 if __name__ == "__main__":

@@ -4,20 +4,12 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sacd.errors import SacdError
+from stages.concept_sections import ConceptSettings, EditSettings, ReadoutSettings
 from stages.mistakes import short
-
-Positive = Annotated[int, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
-
-
-class Section(BaseModel):
-    """A section of params.yaml: unknown keys are errors, values are not converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+from stages.section import Name, Positive, Section, Share
 
 
 class PerClass(Section):
@@ -333,48 +325,13 @@ DisturbanceSettings = Annotated[
 ]
 
 
-class Concepts(Section):
-    """Directions looked for in the features of `images` train images, see `sacd.concepts`."""
-
-    images: Annotated[int, Field(ge=2)]
-
-
-class FactoredConcepts(Concepts):
-    """`count` directions that need no labels."""
-
-    type: Literal["pca", "nmf", "dictionary"]
-    count: Positive
-
-
-class ClassConcepts(Concepts):
-    """Directions to the `count` classes that the backbone sees most often; needs its last layer."""
-
-    type: Literal["classes"]
-    count: Positive
-
-
-class LabelledConcepts(Concepts):
-    """Directions to what the manifest's columns tell apart.
-
-    Features are averaged over the true object, the rest of the image, or all of it (`where`).
-    """
-
-    type: Literal["labels"]
-    columns: Annotated[list[str], Field(min_length=1)]
-    where: Literal["object", "background", "image"]
-
-
-ConceptSettings = Annotated[
-    FactoredConcepts | ClassConcepts | LabelledConcepts, Field(discriminator="type")
-]
-
-
 class Compare(Section):
     """What is run: names defined in the sections of the same name; one judge for all.
 
     `networks` are all whose features are cached: the inverted `backbones` and the `judge`.
     `ranking` names methods in the order in which they are claimed to do well, and `gap_closed` is
     the share of the way from floor to ceiling that the main method should go (table checks.csv).
+    `disentangled` names the edits of which it is tabulated what else they change.
     """
 
     networks: list[Name]
@@ -389,6 +346,9 @@ class Compare(Section):
     disturbances: list[Name]
     layers: list[Name]
     concepts: list[Name]
+    readouts: list[Name]
+    edits: list[Name]
+    disentangled: list[Name]
     main_method: Name
     gap_closed: Share
 
@@ -412,6 +372,8 @@ class Settings(Section):
     disturbances: dict[Name, DisturbanceSettings]
     layers: dict[Name, Annotated[list[Name], Field(min_length=1)]]
     concepts: dict[Name, ConceptSettings]
+    readouts: dict[Name, ReadoutSettings]
+    edits: dict[Name, EditSettings]
     compare: Compare
 
 
@@ -432,3 +394,10 @@ def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSe
         problem = error.errors()[0]
         where = ".".join(str(part) for part in problem["loc"])
         raise SacdError(f"{where}: {problem['msg']} (found: {short(problem['input'])})") from error
+
+
+def with_samples(method: MethodSettings, count: int) -> MethodSettings:
+    """A method with `count` samples an image; one that answers with one image stays as it is."""
+    if "samples" not in type(method).model_fields:
+        return method
+    return changed(method, {"samples": count})

@@ -16,7 +16,7 @@ from sacd.figures.sweep import plot_sweep
 from sacd.files import atomic, read_json, write_json
 from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
-from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX
 from stages.artefacts import PRIOR, feature_folder, sweep_file
@@ -81,9 +81,8 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
             write_json(done, {"backbone": backbone, "method": sweep.method, **changes, **scores})
         yield read_json(done)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
-    latents = encode_images(vae, truth.images, device())
     references = {
-        "autoencoder": decode_latents(vae, latents, device()),
+        "autoencoder": round_trip(vae, truth.images, device()),
         "random_image": truth.images.roll(len(truth.ids) // 2, 0),  # the next may be a classmate
     }
     for reference, images in references.items():

@@ -140,9 +140,10 @@ def compare_all(params: dict[str, Any]) -> None:
     params["compare"] |= {
         name: list(params[name])
         for name in (
-            "adapters", "decoders", "methods", "sweeps", "disturbances", "layers", "concepts"
+            "adapters", "decoders", "methods", "sweeps", "disturbances", "layers", "concepts",
+            "readouts", "edits",
         )
-    }  # fmt: skip
+    } | {"disentangled": ["fills"]}  # fmt: skip
 
 
 def every_rule_once(params: dict[str, Any]) -> None:
@@ -150,7 +151,8 @@ def every_rule_once(params: dict[str, Any]) -> None:
     params["compare"] |= {
         "adapters": ["spatial"], "decoders": ["decoder"], "methods": ["spatial"],
         "ranking": ["spatial"], "sweeps": ["guidance"], "disturbances": ["dropout"],
-        "layers": ["depth"], "concepts": ["nmf"],
+        "layers": ["depth"], "concepts": ["factors"], "readouts": ["factors"],
+        "edits": ["fills"], "disentangled": ["fills"],
     }  # fmt: skip
 
 

@@ -24,7 +24,7 @@ HEADER = """\
 HEAVY = (".pdf", ".html")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
 M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
-L, C = "${item.layers}", "${item.concepts}"
+L, C, R, E = "${item.layers}", "${item.concepts}", "${item.readout}", "${item.edit}"
 BACKBONES = {"backbone": "${compare.backbones}"}
 
 # rule: (file, loop, target, dependencies, outputs, parameters)
@@ -141,6 +141,33 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         ["concepts"],
         [f"results/concepts/{C}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
         [f"concepts.{C}", "compare.backbones"],
+    ),
+    "fit_readout": (
+        "edits", {"readout": "${compare.readouts}"}, f"models/readouts/{R}/record.json",
+        ["data", "features/${compare.judge}", "models/probes"], [f"models/readouts/{R}"],
+        ["seed", f"readouts.{R}", "compare.judge", "compare.probes"],
+    ),
+    "draw_edits": (
+        "edits", BACKBONES | {"edit": "${compare.edits}"}, f"edits/{B}/{E}/record.json",
+        ["data", f"features/{B}", "features/${compare.judge}", f"models/backbones/{B}",
+         "models/backbones/${compare.judge}", "models/probes", "models/readouts", "models/prior",
+         f"adapters/{B}", f"decoders/{B}", f"concepts/{B}"],
+        [f"edits/{B}/{E}"],
+        ["seed", "images", f"edits.{E}", "concepts", "methods", "compare.judge", "compare.probes",
+         "compare.readouts"],
+    ),
+    "plot_edits": (
+        "edits", {"edit": "${compare.edits}"}, f"results/edits/{E}.record.json", ["edits"],
+        [f"results/edits/{E}{end}"
+         for end in (".csv", ".md", ".png", ".pdf", "_examples.png", "_examples.pdf",
+                     ".record.json")],
+        ["seed", f"edits.{E}", "compare.backbones"],
+    ),
+    "plot_disentanglement": (
+        "edits", {"edit": "${compare.disentangled}"}, f"results/disentanglement/{E}.record.json",
+        ["edits", "models/readouts"],
+        [f"results/disentanglement/{E}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
+        ["seed", f"edits.{E}", "concepts", "compare.backbones", "compare.readouts"],
     ),
     "plot_prior": (
         "results", {}, "results/figures/prior_samples.record.json",

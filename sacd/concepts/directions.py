@@ -16,6 +16,8 @@ from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic
 
+TENSORS = ("vectors", "means", "scales", "explained")  # of a file, in the order of the fields
+
 
 @dataclass(frozen=True)
 class Directions:
@@ -24,12 +26,14 @@ class Directions:
     Attributes:
         names: of the directions.
         vectors: (K, C), of length one.
-        scales: (K,), the deviation of real features along each: the natural unit of an edit.
+        means: (K,), where real features lie along each, on average.
+        scales: (K,), their deviation along each: the natural unit of an edit.
         explained: (K,), the share of real features' variance that lies along each.
     """
 
     names: tuple[str, ...]
     vectors: Tensor
+    means: Tensor
     scales: Tensor
     explained: Tensor
 
@@ -37,9 +41,9 @@ class Directions:
     def measured(cls, names: Sequence[str], vectors: Tensor, values: Tensor) -> "Directions":
         """Directions (K, C) of any length, measured on real features `values` (M, C)."""
         units = F.normalize(vectors.float(), dim=1).contiguous()  # else it cannot be saved
-        along = (values.float() @ units.T).var(0, correction=0)
-        total = values.float().var(0, correction=0).sum()
-        return cls(tuple(names), units, along.sqrt(), along / total)
+        along = values.float() @ units.T
+        variance, total = along.var(0, correction=0), values.float().var(0, correction=0).sum()
+        return cls(tuple(names), units, along.mean(0), variance.sqrt(), variance / total)
 
     def row(self, name: str) -> int:
         """Where a direction stands; raises `SacdError` with the nearest name."""
@@ -49,7 +53,7 @@ class Directions:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
-        tensors = {"vectors": self.vectors, "scales": self.scales, "explained": self.explained}
+        tensors = {name: getattr(self, name) for name in TENSORS}
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata={"names": json.dumps(self.names)})
 
@@ -59,7 +63,7 @@ class Directions:
         try:
             with safe_open(path, framework="pt") as file:
                 names = json.loads(file.metadata()["names"])
-                parts = [file.get_tensor(key) for key in ("vectors", "scales", "explained")]
+                parts = [file.get_tensor(name) for name in TENSORS]
         except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise SacdError(f"{path}: not a file of concepts ({error}).") from error
         return cls(tuple(names), *parts)

@@ -33,6 +33,16 @@ def leaked(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict
     }
 
 
+def response(before: Tensor, after: Tensor, full: Tensor) -> Tensor:
+    """How far an edit went on the way to its full extent, (N,): 0 at `before`, 1 at `full`.
+
+    All (N, C, h, w), re-encoded. For mixtures by a share t, a linear response is t itself.
+    """
+    whole = full.float() - before.float()
+    part = after.float() - before.float()
+    return (part * whole).sum((1, 2, 3)) / whole.square().sum((1, 2, 3)).clamp(min=1e-12)
+
+
 class Manifold:
     """Real features, by which an edited one is plausible or not.
 

@@ -43,8 +43,9 @@ def _hue(color: str) -> int:
 def pooled(features: Tensor, masks: Tensor | None, where: str) -> Tensor:
     """Features (N, C, h, w) averaged over "object", "background" or "image": (N, C).
 
-    masks: bool (N, H, W), the objects; a location counts by the share of it that they cover. Raises
-    `SacdError` where a part of the image is asked for and there are none.
+    masks: (N, H, W), the objects, or how surely each pixel shows one, from 0 to 1; a location
+    counts by the share of it that they cover. Raises `SacdError` where a part of the image is asked
+    for and there are none.
     """
     if where == "image":
         return features.mean((2, 3))

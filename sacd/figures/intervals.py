@@ -16,7 +16,9 @@ LABELS = {
 }
 
 
-def plot_intervals(table: pd.DataFrame, metrics: list[str]) -> Figure:
+def plot_intervals(
+    table: pd.DataFrame, metrics: list[str], labels: dict[str, str] = LABELS
+) -> Figure:
     """One panel a metric, one line a method (in the table's order), one colour a backbone."""
     methods = list(dict.fromkeys(table.method))
     backbones = list(dict.fromkeys(table.backbone))
@@ -33,7 +35,7 @@ def plot_intervals(table: pd.DataFrame, metrics: list[str]) -> Figure:
                 rows[metric], heights, xerr=error_bars(rows, metric), fmt="o", markersize=4,
                 color=COLORS[number % len(COLORS)], label=backbone,
             )  # fmt: skip
-        axis.set_xlabel(LABELS.get(metric, metric))
+        axis.set_xlabel(labels.get(metric, metric))
         axis.grid(axis="x", color="0.9")
     kinds = table.drop_duplicates("method").set_index("method").kind
     names = [m if kinds[m] == "method" else f"{m} ({kinds[m]})" for m in methods]

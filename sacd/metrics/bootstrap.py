@@ -22,12 +22,16 @@ def mean_interval(values: np.ndarray, seed: int, level: float = 0.95) -> tuple[f
 
 
 def summarise(scores: pd.DataFrame, metrics: Sequence[str], seed: int) -> dict[str, float | None]:
-    """Mean over images and 95 % bootstrap interval of each metric; None where it was not scored."""
+    """Mean over images and 95 % bootstrap interval of each metric; None where it was not scored.
+
+    Images without a score of a metric are left out of it.
+    """
     row: dict[str, float | None] = {}
     for metric in metrics:
         mean = low = high = None
         if metric in scores:
-            values = scores.groupby("image_id", sort=False)[metric].mean().to_numpy(dtype=float)
-            mean, low, high = mean_interval(values, seed)
+            values = scores.groupby("image_id", sort=False)[metric].mean().dropna()
+            if len(values):
+                mean, low, high = mean_interval(values.to_numpy(dtype=float), seed)
         row |= {metric: mean, f"{metric}_low": low, f"{metric}_high": high}
     return row

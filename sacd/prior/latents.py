@@ -21,3 +21,8 @@ def decode_latents(vae: AutoencoderKL, latents: Tensor, device: torch.device) ->
     """Scaled latents (N, c, H', W') -> uint8 images (N, 3, H, W)."""
     batches = latents.split(BATCH)
     return torch.cat([to_uint8(decode(vae, b.to(device).float())).cpu() for b in batches])
+
+
+def round_trip(vae: AutoencoderKL, images: Tensor, device: torch.device) -> Tensor:
+    """uint8 images (N, 3, H, W), encoded and decoded again: what the autoencoder keeps of them."""
+    return decode_latents(vae, encode_images(vae, images, device), device)

@@ -11,7 +11,7 @@ from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.numerics import numerics
-from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.latents import decode_latents, round_trip
 from sacd.prior.prior import Prior, shrinkage
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents
@@ -83,8 +83,7 @@ class Inverter:
 
     def round_trip(self, images: Tensor) -> Tensor:
         """uint8 images (N, 3, S, S) through the prior's autoencoder, which loses some."""
-        latents = encode_images(self.prior.vae, images, self.device)
-        return decode_latents(self.prior.vae, latents, self.device)
+        return round_trip(self.prior.vae, images, self.device)
 
     def sample(
         self,

@@ -25,8 +25,12 @@ COMPARE = SETTINGS.compare
 SPLITS = ("train", "val", "test")
 
 
-# DVC's stages depend on these folders, which an experiment without probes or decoders would lack.
-for folder in ("models/probes", *(f"decoders/{name}" for name in COMPARE.backbones)):
+# DVC's stages depend on these folders, which an experiment without probes, say, would lack.
+for folder in (
+    "models/probes",
+    "models/readouts",
+    *(f"{kind}/{name}" for kind in ("decoders", "concepts") for name in COMPARE.backbones),
+):
     Path(folder).mkdir(parents=True, exist_ok=True)
 
 
@@ -40,6 +44,8 @@ wildcard_constraints:
     disturbance="[a-z0-9_]+",
     layers="[a-z0-9_]+",
     concepts="[a-z0-9_]+",
+    readout="[a-z0-9_]+",
+    edit="[a-z0-9_]+",
 
 
 def settings(*sections):

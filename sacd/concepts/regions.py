@@ -1,0 +1,37 @@
+"""Where in a feature map an edit is made: masks bool (N, h, w)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def object_region(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Locations that objects, bool (N, H, W), cover by half or more; else the one covered most."""
+    covered = F.adaptive_avg_pool2d(masks[:, None].float(), grid)[:, 0]
+    most = covered.flatten(1).amax(1)[:, None, None]
+    return (covered >= 0.5) | ((covered == most) & (most > 0))
+
+
+def active_region(features: Tensor, vector: Tensor, threshold: float) -> Tensor:
+    """Where features (N, C, h, w) lie further along `vector` (C,) than `threshold`.
+
+    Where an image has no such location, the one furthest along.
+    """
+    along = torch.einsum("c,nchw->nhw", vector, features.float())
+    return (along > threshold) | (along == along.flatten(1).amax(1)[:, None, None])
+
+
+def right_half(count: int, grid: tuple[int, int]) -> Tensor:
+    """The right half of each of `count` maps."""
+    region = torch.zeros(count, *grid, dtype=torch.bool)
+    region[..., grid[1] // 2 :] = True
+    return region
+
+
+def centre(count: int, grid: tuple[int, int]) -> Tensor:
+    """The middle of each of `count` maps, half as wide and as high."""
+    region = torch.zeros(count, *grid, dtype=torch.bool)
+    height, width = grid
+    top, left = height // 4, width // 4
+    region[:, top : height - top, left : width - left] = True
+    return region

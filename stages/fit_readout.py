@@ -1,0 +1,61 @@
+"""Learn to read true factors off the judge's features: models/readouts/<readout>/.
+
+readout.safetensors holds a linear classifier of each factor, and accuracy.json how often it is
+right on images that it was not learnt from, balanced over kinds, beside what chance would be.
+"""
+
+import argparse
+
+from torch import Tensor
+
+from sacd.concepts.labels import kinds_of
+from sacd.concepts.readout import Readout, fit_factor
+from sacd.errors import SacdError, unknown_name
+from sacd.files import atomic, write_json
+from sacd.shards import Shards
+from stages.artefacts import feature_folder, readout_folder
+from stages.common import Clock, progress, run
+from stages.evaluation import load_finder, read_parts
+from stages.inputs import open_images, spread_rows
+from stages.settings import load_settings, pick
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--readout", required=True)
+    name = parser.parse_args().readout
+    clock, settings = Clock(), load_settings()
+    chosen = pick(settings.readouts, name, "readout")
+    shards, manifest = open_images("train")
+    cached = Shards(feature_folder(settings.compare.judge, "train"))
+    cached.require_ids(shards.ids, str(shards.folder))
+    rows = spread_rows(shards, chosen.images)
+    finder = load_finder(settings)
+    values = read_parts(cached.read("features", rows), shards.read("images", rows), finder)
+    kinds: dict[str, tuple[str, ...]] = {}
+    layers: dict[str, tuple[Tensor, Tensor]] = {}
+    accuracy: dict[str, dict[str, float]] = {}
+    for number in progress("factors")(iter(range(len(chosen.columns))), len(chosen.columns)):
+        column, where = chosen.columns[number], f"readouts.{name}.columns"
+        if column not in manifest:
+            raise unknown_name("column of the manifest", column, manifest.columns, where)
+        told = kinds_of(manifest[column].iloc[rows])
+        try:
+            weights, biases, right = fit_factor(values, told, settings.seed)
+        except SacdError as error:
+            raise SacdError(f"{where}: '{column}': {error}") from error
+        kinds[column], layers[column] = tuple(told), (weights, biases)
+        accuracy[column] = {"accuracy": round(right, 4), "chance": round(1 / len(told), 4)}
+    folder = readout_folder(name)
+    with atomic(folder) as temporary:
+        temporary.mkdir()
+        Readout(kinds, layers).save(temporary / "readout.safetensors")
+        write_json(temporary / "accuracy.json", accuracy)
+    clock.finish(
+        folder / "record.json",
+        {"seed": settings.seed, "readout": chosen.model_dump(), "judge": settings.compare.judge},
+    )
+
+
+if __name__ == "__main__":
+    run(main)

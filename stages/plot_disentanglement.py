@@ -1,0 +1,98 @@
+"""What else changes when one factor is steered: results/disentanglement/<edit>.{csv,png,pdf}.
+
+For each factor asked for and each factor told by a readout, `changed` is the share of samples whose
+kind is another than that of the same sample before (level 0, same noise), over the images that did
+not have the wanted kind. `became`, where both factors are one, is the share that show the wanted
+kind. Under `other noise` stands a floor: how often two samples of unedited features differ.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import pandas as pd
+
+from sacd.figures.edits import plot_disentanglement
+from sacd.figures.style import save_figure
+from sacd.files import atomic, read_json
+from sacd.metrics.bootstrap import summarise
+from stages.artefacts import disentanglement_file, edit_folder, readout_folder
+from stages.common import Clock, run
+from stages.edits import labelled
+from stages.settings import load_settings, pick
+
+NOISE = "other noise (floor)"
+SAMPLE = ["method", "image_id", "sample"]
+
+Row = dict[str, str | float | None]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--edit", required=True)
+    name = parser.parse_args().edit
+    clock, settings = Clock(), load_settings()
+    chosen = pick(settings.edits, name, "edit")
+    accuracy = {
+        factor: values["accuracy"]
+        for readout in settings.compare.readouts
+        for factor, values in read_json(readout_folder(readout) / "accuracy.json").items()
+    }
+    rows: list[Row] = []
+    for backbone in settings.compare.backbones:
+        scores = pd.read_parquet(edit_folder(backbone, name) / "scores.parquet")
+        asked = {
+            what: labelled(settings, chosen.concepts, what)[0] for what in scores.what.unique()
+        }
+        scores.insert(0, "asked", scores.what.map(asked))
+        rows += [
+            {"backbone": backbone, **row, "readout_accuracy": accuracy[str(row["factor"])]}
+            for row in _changes(scores, list(accuracy), settings.seed)
+        ]
+    table = pd.DataFrame(rows)
+    path = disentanglement_file(name)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    shown = table[(table.method == chosen.methods[0])]
+    save_figure(plot_disentanglement(shown, list(accuracy), NOISE), path.with_suffix(""))
+    clock.finish(
+        path.with_suffix(".record.json"),
+        {
+            "seed": settings.seed,
+            "edit": chosen.model_dump(),
+            "readouts": settings.compare.readouts,
+        },
+    )
+
+
+def _changes(scores: pd.DataFrame, factors: list[str], seed: int) -> Iterator[Row]:
+    """A row for each (asked, level, method, factor), and the floor's."""
+    scores = scores[scores.asked.isin(factors)]
+    before = scores[scores.level == 0].drop_duplicates(SAMPLE).set_index(SAMPLE)
+    for (asked, level, method), group in scores.groupby(["asked", "level", "method"], sort=False):
+        steered = group[group[f"own_{asked}"] != group[f"wanted_{asked}"]]
+        was = before.loc[pd.MultiIndex.from_frame(steered[SAMPLE])]
+        for factor in factors:
+            kind = f"kind_{factor}"
+            found = pd.DataFrame(
+                {
+                    "image_id": steered.image_id,
+                    "changed": (steered[kind].to_numpy() != was[kind].to_numpy()).astype(float),
+                }
+            )
+            if factor == asked:
+                found["became"] = (steered[kind] == steered[f"wanted_{asked}"]).astype(float)
+            head = {"asked": asked, "level": level, "method": method, "factor": factor}
+            yield {**head, **summarise(found, ("changed", "became"), seed)}
+    unedited = before.reset_index()
+    for method, group in unedited[unedited["sample"] < 2].groupby("method", sort=False):
+        for factor in factors:
+            kinds = group.pivot(index="image_id", columns="sample", values=f"kind_{factor}")
+            if kinds.shape[1] < 2:
+                continue
+            changed = (kinds[0] != kinds[1]).astype(float).rename("changed").reset_index()
+            head = {"asked": NOISE, "level": 0.0, "method": method, "factor": factor}
+            yield {**head, **summarise(changed, ("changed", "became"), seed)}
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,148 @@
+"""Summarise an edit over backbones: results/edits/<edit>.{csv,md} and its figures.
+
+Beside the scores of `stages.draw_edits`, the table has for each factor that a readout tells the
+share of samples that show the kind that was there (`<factor>_own`) and that should appear
+(`<factor>_wanted`). The page for reading says of steering how far it lands (LANDS of what was
+asked) and how far edited features stay plausible (percentile PLAUSIBLE): going down and up from 0,
+the last strength before it no longer holds.
+"""
+
+import argparse
+
+import numpy as np
+import pandas as pd
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sacd.figures.edits import plot_edit_examples, plot_edits
+from sacd.figures.style import rgb, save_figure
+from sacd.files import atomic
+from sacd.metrics.bootstrap import summarise
+from stages.artefacts import edit_file, edit_folder
+from stages.common import Clock, run
+from stages.markdown import interval, markdown
+from stages.settings import load_settings, pick
+
+METRICS = (
+    "cos_of_asked", "rel_l2_of_asked", "landed", "across", "outside", "response", "plausible",
+    "p_own", "p_wanted", "judge_p_own", "judge_p_wanted",
+)  # fmt: skip
+READ = ("cos_of_asked", "landed", "outside", "response", "judge_p_own", "judge_p_wanted")
+LANDS, PLAUSIBLE = 0.5, 95.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--edit", required=True)
+    name = parser.parse_args().edit
+    clock, settings = Clock(), load_settings()
+    chosen = pick(settings.edits, name, "edit")
+    steering = chosen.type == "steering"
+    rows, pictures = [], {}
+    for backbone in settings.compare.backbones:
+        folder = edit_folder(backbone, name)
+        scores = with_shares(pd.read_parquet(folder / "scores.parquet"))
+        examples = load_file(folder / "examples.safetensors")
+        pictures[backbone] = _examples(examples, scores, steering)
+        shares = [column for column in scores if column.endswith(("_own", "_wanted"))]
+        metrics = dict.fromkeys((*METRICS, *(c for c in shares if c not in METRICS)))
+        for (what, level, method), group in scores.groupby(["what", "level", "method"]):
+            row = {"backbone": backbone, "what": what, "method": method, "level": level}
+            rows.append(row | summarise(group, list(metrics), settings.seed))
+    order = {method: number for number, method in enumerate(chosen.methods)}
+    table = pd.DataFrame(rows).sort_values("method", key=lambda c: c.map(order), kind="stable")
+    table = table.sort_values(["what", "level"], kind="stable")
+    table = pd.concat([table[table.backbone == b] for b in settings.compare.backbones])
+    table = table.astype({c: float for c in table if c not in ("backbone", "what", "method")})
+    path = edit_file(name)
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    with atomic(path.with_suffix(".md")) as temporary:
+        temporary.write_text(_limits(table) if steering else _outcomes(table))
+    save_figure(plot_edits(table, chosen.type), path.with_suffix(""))
+    save_figure(plot_edit_examples(pictures), path.with_name(f"{name}_examples"))
+    clock.finish(
+        path.with_suffix(".record.json"),
+        {
+            "seed": settings.seed,
+            "edit": chosen.model_dump(),
+            "backbones": settings.compare.backbones,
+        },
+    )
+
+
+def with_shares(scores: pd.DataFrame) -> pd.DataFrame:
+    """Scores with, for each factor, whether its kind is the own one and whether the wanted one."""
+    for column in [c for c in scores if c.startswith("kind_")]:
+        factor = column.removeprefix("kind_")
+        for which in ("own", "wanted"):
+            if (truth := f"{which}_{factor}") in scores:
+                agrees = (scores[column] == scores[truth]).astype(float)
+                scores[f"{factor}_{which}"] = agrees.where(scores[truth].notna())
+    truths = [c for c in scores if c.startswith(("own_", "wanted_"))]
+    return scores.drop(columns=truths)
+
+
+def _limits(table: pd.DataFrame) -> str:
+    """Of each direction, how far steering along it works."""
+    rows = []
+    for (backbone, what, method), group in table.groupby(
+        ["backbone", "what", "method"], sort=False
+    ):
+        levels = group.set_index("level")
+        lands = [_reach(levels.landed >= LANDS, sign) for sign in (-1, 1)]
+        plausible = [_reach(levels.plausible <= PLAUSIBLE, sign) for sign in (-1, 1)]
+        most = float(levels.index.max())
+        wanted = [f"{levels.judge_p_wanted[level]:.2f}" for level in (0.0, most)]
+        rows.append(
+            [backbone, what, method, *(" to ".join(ends) for ends in (lands, plausible)),
+             "n/a" if "nan" in wanted else " → ".join(wanted)]
+        )  # fmt: skip
+    heads = ["backbone", "concept", "method", "lands", "plausible", "judge_p_wanted (0 → most)"]
+    return markdown(heads, rows)
+
+
+def _reach(holds: pd.Series, sign: int) -> str:
+    """The last level, going from 0 in one direction, up to which something holds."""
+    furthest = 0.0
+    for level in sorted((level for level in holds.index if level * sign > 0), key=abs):
+        if not holds[level]:
+            break
+        furthest = level
+    return f"{furthest:+g}" if furthest else "0"
+
+
+def _outcomes(table: pd.DataFrame) -> str:
+    """What came of a composition, at each level."""
+    shown = [metric for metric in READ if table[metric].notna().any()]
+    rows = [
+        [row["backbone"], row["method"], f"{row['level']:g}", *(interval(row, m) for m in shown)]
+        for row in table.to_dict("records")
+    ]
+    return markdown(["backbone", "method", "level", *shown], rows)
+
+
+def _examples(
+    stored: dict[str, Tensor], scores: pd.DataFrame, steering: bool
+) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
+    """Labelled strips: for steering one image by direction, else several; for each method.
+
+    The pictures of a method are in the order in which its scores were written.
+    """
+    strips = []
+    extents = list(dict.fromkeys(zip(scores.what, scores.level, strict=True)))
+    shown = range(1) if steering else range(stored["original"].shape[1])
+    for number in shown:
+        ends = [("original", rgb(stored["original"][0, number]))]
+        if not steering:
+            ends.append(("other", rgb(stored["other"][0, number])))
+        for what in dict.fromkeys(scores.what):
+            for method in dict.fromkeys(scores.method):
+                levels = sorted((level, n) for n, (w, level) in enumerate(extents) if w == what)
+                drawn = [(f"{level:g}", rgb(stored[method][n, number])) for level, n in levels]
+                strips.append((f"{what}\n{method}" if steering else method, ends + drawn))
+    return strips
+
+
+if __name__ == "__main__":
+    run(main)

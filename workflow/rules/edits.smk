@@ -1,0 +1,142 @@
+rule fit_readout:
+    input:
+        "data/images/train/index.json",
+        MANIFEST,
+        f"features/{COMPARE.judge}/train/index.json",
+        expand("models/probes/{probe}/config.json", probe=COMPARE.probes),
+    output:
+        "models/readouts/{readout}/readout.safetensors",
+        "models/readouts/{readout}/accuracy.json",
+        "models/readouts/{readout}/record.json",
+    log:
+        "logs/fit_readout/{readout}.log",
+    benchmark:
+        "logs/fit_readout/{readout}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.fit_readout"),
+        settings=lambda w: settings(
+            "seed", f"readouts.{w.readout}", "compare.judge", "compare.probes"
+        ),
+    shell:
+        "python -m stages.fit_readout --readout {wildcards.readout} 2>&1 | tee {log}"
+
+
+# Waits for everything that any method or edit needs, as its DVC stage does.
+rule draw_edits:
+    input:
+        expand("data/images/{split}/index.json", split=("train", "test")),
+        MANIFEST,
+        expand("features/{{backbone}}/{split}/index.json", split=("train", "test")),
+        expand(f"features/{COMPARE.judge}/{{split}}/index.json", split=("train", "test")),
+        "models/backbones/{backbone}/model.safetensors",
+        f"models/backbones/{COMPARE.judge}/model.safetensors",
+        expand("models/probes/{probe}/config.json", probe=COMPARE.probes),
+        expand("models/readouts/{readout}/readout.safetensors", readout=COMPARE.readouts),
+        f"models/prior/{UNET}",
+        f"models/prior/{VAE}",
+        expand("adapters/{{backbone}}/{adapter}/adapter.safetensors", adapter=COMPARE.adapters),
+        expand("decoders/{{backbone}}/{decoder}/decoder.safetensors", decoder=COMPARE.decoders),
+        expand("concepts/{{backbone}}/{concepts}/directions.safetensors", concepts=COMPARE.concepts),
+    output:
+        "edits/{backbone}/{edit}/scores.parquet",
+        "edits/{backbone}/{edit}/examples.safetensors",
+        "edits/{backbone}/{edit}/record.json",
+    log:
+        "logs/draw_edits/{backbone}-{edit}.log",
+    benchmark:
+        "logs/draw_edits/{backbone}-{edit}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.draw_edits"),
+        settings=lambda w: settings(
+            "seed",
+            "images",
+            f"edits.{w.edit}",
+            "concepts",
+            "methods",
+            "compare.judge",
+            "compare.probes",
+            "compare.readouts",
+        ),
+    shell:
+        "python -m stages.draw_edits --backbone {wildcards.backbone} --edit {wildcards.edit}"
+        " 2>&1 | tee {log}"
+
+
+rule plot_edits:
+    input:
+        expand(
+            "edits/{backbone}/{{edit}}/{file}",
+            backbone=COMPARE.backbones,
+            file=("scores.parquet", "examples.safetensors"),
+        ),
+    output:
+        report(
+            "results/edits/{edit}.csv",
+            category="Edits",
+            caption="../report/edits.rst",
+        ),
+        report(
+            "results/edits/{edit}.png",
+            category="Edits",
+            caption="../report/edits.rst",
+        ),
+        report(
+            "results/edits/{edit}_examples.png",
+            category="Edits",
+            caption="../report/edits_examples.rst",
+        ),
+        "results/edits/{edit}.md",
+        "results/edits/{edit}.pdf",
+        "results/edits/{edit}_examples.pdf",
+        "results/edits/{edit}.record.json",
+    log:
+        "logs/plot_edits/{edit}.log",
+    benchmark:
+        "logs/plot_edits/{edit}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.plot_edits"),
+        settings=lambda w: settings("seed", f"edits.{w.edit}", "compare.backbones"),
+    shell:
+        "python -m stages.plot_edits --edit {wildcards.edit} 2>&1 | tee {log}"
+
+
+rule plot_disentanglement:
+    input:
+        expand("edits/{backbone}/{{edit}}/scores.parquet", backbone=COMPARE.backbones),
+        expand("models/readouts/{readout}/accuracy.json", readout=COMPARE.readouts),
+    output:
+        report(
+            "results/disentanglement/{edit}.csv",
+            category="Edits",
+            caption="../report/disentanglement.rst",
+        ),
+        report(
+            "results/disentanglement/{edit}.png",
+            category="Edits",
+            caption="../report/disentanglement.rst",
+        ),
+        "results/disentanglement/{edit}.pdf",
+        "results/disentanglement/{edit}.record.json",
+    log:
+        "logs/plot_disentanglement/{edit}.log",
+    benchmark:
+        "logs/plot_disentanglement/{edit}.benchmark.tsv"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        code=code_version("stages.plot_disentanglement"),
+        settings=lambda w: settings(
+            "seed", f"edits.{w.edit}", "concepts", "compare.backbones", "compare.readouts"
+        ),
+    shell:
+        "python -m stages.plot_disentanglement --edit {wildcards.edit} 2>&1 | tee {log}"
