@@ -6,36 +6,26 @@ from typing import Any
 
 from stages.common import run
 
+# torch takes seconds to import: `sacd --help` must not.
+
 
 def main() -> None:
     """Entry point of the console script."""
     parser = argparse.ArgumentParser(prog="sacd", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    invert = commands.add_parser(
-        "invert", help="draw images whose features match those of an image"
-    )
-    invert.set_defaults(command=_invert)
-    explain = commands.add_parser(
-        "explain", help="show what an image's features fix, and what the prior fills in"
-    )
-    explain.set_defaults(command=_explain)
-    for command in (invert, explain):
-        command.add_argument("image", type=Path, metavar="IMAGE")
-        command.add_argument(
-            "--adapter", type=Path, required=True, metavar="DIR",
-            help="a trained adapter: EXPERIMENT/adapters/BACKBONE/ADAPTER",
-        )  # fmt: skip
-        command.add_argument("--samples", type=int, default=4, metavar="K")
-        command.add_argument("--out", type=Path, required=True, metavar="FILE")
-        command.add_argument("--seed", type=int, default=0)
-        for option, kind in (("--steps", int), ("--guidance", float)):
-            command.add_argument(option, type=kind, help="default: as the experiment's method has")
+    for add in (_add_invert, _add_explain, _add_steer, _add_compose, _add_learn):
+        add(commands)
     arguments = vars(parser.parse_args())
     command = arguments.pop("command")
     run(lambda: command(**arguments))
 
 
-# torch takes seconds to import: `sacd --help` must not.
+def _add_invert(commands: Any) -> None:
+    command = commands.add_parser(
+        "invert", help="draw images whose features match those of an image"
+    )
+    _add_drawing(command)
+    command.set_defaults(command=_invert)
 
 
 def _invert(**arguments: Any) -> None:
@@ -45,11 +35,104 @@ def _invert(**arguments: Any) -> None:
     invert(Request(**arguments))
 
 
+def _add_explain(commands: Any) -> None:
+    command = commands.add_parser(
+        "explain", help="show what an image's features fix, and what the prior fills in"
+    )
+    _add_drawing(command)
+    command.set_defaults(command=_explain)
+
+
 def _explain(**arguments: Any) -> None:
     from stages.explain import explain
     from stages.one_image import Request
 
     explain(Request(**arguments))
+
+
+def _add_steer(commands: Any) -> None:
+    command = commands.add_parser("steer", help="move an image's features along a concept")
+    _add_drawing(command)
+    command.add_argument("--concept", required=True, metavar="NAME")
+    command.add_argument(
+        "--concepts", type=Path, metavar="FILE",
+        help="where it is from; default: those that the experiment found",
+    )  # fmt: skip
+    command.add_argument(
+        "--strengths", type=float, nargs="+", default=[-4.0, 2.0, 4.0], metavar="A",
+        help="in deviations of real features along the concept; 0 is always drawn",
+    )  # fmt: skip
+    command.add_argument(
+        "--where", choices=("image", "active"), default="image",
+        help="everywhere, or where the concept already is",
+    )  # fmt: skip
+    _add_mask(command, "image of the steered region")
+    command.set_defaults(command=_steer)
+
+
+def _steer(**arguments: Any) -> None:
+    from stages.steer import SteerRequest, steer_image
+
+    steer_image(SteerRequest(**arguments))
+
+
+def _add_compose(commands: Any) -> None:
+    command = commands.add_parser("compose", help="mix or transplant the features of two images")
+    _add_drawing(command)
+    command.add_argument("other", type=Path, metavar="OTHER")
+    command.add_argument(
+        "--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], metavar="T",
+        help="of the other image in the mixture",
+    )  # fmt: skip
+    command.add_argument("--path", choices=("line", "sphere"), default="line")
+    _add_mask(command, "transplants instead: image of the region that takes the other's features")
+    command.set_defaults(command=_compose)
+
+
+def _compose(**arguments: Any) -> None:
+    from stages.compose import ComposeRequest, compose
+
+    compose(ComposeRequest(**arguments))
+
+
+def _add_learn(commands: Any) -> None:
+    command = commands.add_parser("learn", help="learn a concept from two folders of images")
+    command.add_argument("name", metavar="NAME")
+    command.add_argument("--positive", type=Path, required=True, metavar="DIR", help="with it")
+    command.add_argument("--negative", type=Path, required=True, metavar="DIR", help="without it")
+    _add_adapter(command)
+    command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(command=_learn)
+
+
+def _learn(**arguments: Any) -> None:
+    from stages.learn import LearnRequest, learn
+
+    learn(LearnRequest(**arguments))
+
+
+def _add_drawing(command: argparse.ArgumentParser) -> None:
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    _add_adapter(command)
+    command.add_argument("--samples", type=int, default=4, metavar="K")
+    command.add_argument("--out", type=Path, required=True, metavar="FILE")
+    command.add_argument("--seed", type=int, default=0)
+    for option, kind in (("--steps", int), ("--guidance", float)):
+        command.add_argument(option, type=kind, help="default: as the experiment's method has")
+
+
+def _add_adapter(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--adapter", type=Path, required=True, metavar="DIR",
+        help="a trained adapter: EXPERIMENT/adapters/BACKBONE/ADAPTER",
+    )  # fmt: skip
+
+
+def _add_mask(command: argparse.ArgumentParser, meaning: str) -> None:
+    command.add_argument(
+        "--mask", type=Path, metavar="FILE", help=f"{meaning}: white, of the inverted square's size"
+    )
 
 
 if __name__ == "__main__":

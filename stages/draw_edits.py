@@ -19,32 +19,21 @@ import argparse
 
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sacd.backbones.backbone import Backbone
-from sacd.concepts.directions import locations
-from sacd.concepts.effects import Manifold, landed, leaked, response
-from sacd.concepts.readout import Readout
+from sacd.concepts.effects import landed, leaked, response
 from sacd.files import atomic
-from sacd.metrics.features import feature_scores
 from sacd.optimization import evenly_spaced
-from sacd.shards import Shards
-from stages.artefacts import edit_folder, feature_folder, readout_folder
+from stages.artefacts import edit_folder
 from stages.common import Clock, run
-from stages.disturbances import see
-from stages.edits import BACKBONE, EYES, JUDGE, Edited, Subjects, choose_subjects, edits_of
-from stages.evaluation import load_finder, read_parts
-from stages.inputs import load_backbone, spread_rows
+from stages.edits import Edited, Subjects, choose_subjects, edits_of
 from stages.methods import draw_all, prepare
-from stages.sections import Settings, with_samples
+from stages.observer import Observer, Scores
+from stages.sections import with_samples
 from stages.settings import load_settings, pick
 
-MANIFOLD_IMAGES, MANIFOLD_LOCATIONS = 512, 4096  # real features that edited ones are compared with
 EXAMPLES = 3  # images whose pictures are kept
-
-Scores = dict[str, Tensor | list[str]]  # by name, a value for each of N K images
 
 
 def main() -> None:
@@ -102,56 +91,6 @@ def main() -> None:
             "methods": {method: settings.methods[method].model_dump() for method in draws},
         },
     )
-
-
-class Observer:
-    """Who looks at what was drawn: the backbone, the judge, and the readouts of its features."""
-
-    def __init__(self, settings: Settings, backbone: str):
-        names = (backbone, settings.compare.judge)
-        self._eyes: dict[str, Backbone] = dict(zip(EYES, map(load_backbone, names), strict=True))
-        self._readouts = [
-            Readout.load(readout_folder(readout) / "readout.safetensors")
-            for readout in settings.compare.readouts
-        ]
-        self._finder: UNet2DModel | None = load_finder(settings) if self._readouts else None
-        train = Shards(feature_folder(backbone, "train"))
-        real = train.read("features", spread_rows(train, MANIFOLD_IMAGES))
-        self._manifold = Manifold(locations(real, MANIFOLD_LOCATIONS, settings.seed))
-
-    @property
-    def factors(self) -> list[str]:
-        """What the readouts tell."""
-        return [factor for readout in self._readouts for factor in readout.kinds]
-
-    def plausible(self, edited: Edited) -> Tensor:
-        """`Manifold.percentile` of edited features, (N,)."""
-        return self._manifold.percentile(edited.features, edited.region)
-
-    def look(self, images: Tensor, subjects: Subjects, edited: Edited) -> tuple[Tensor, Scores]:
-        """Features (N K, C, h, w) of images uint8 (N, K, 3, S, S), and the scores they give."""
-        repeats, flat = images.shape[1], images.flatten(0, 1)
-        seen = {eye: see(network, flat) for eye, network in self._eyes.items()}
-        features = seen[BACKBONE][0]
-        against = feature_scores(features, edited.features.repeat_interleave(repeats, 0))
-        scores: Scores = {
-            "cos_of_asked": against["cos_median"],
-            "rel_l2_of_asked": against["rel_l2"],
-        }
-        for eye, (_, logits) in seen.items():
-            if logits is None or eye not in subjects.logits:
-                continue
-            said = logits.float().softmax(1)
-            own = subjects.logits[eye].argmax(1).repeat_interleave(repeats)
-            scores[f"{eye}p_own"] = said.gather(1, own[:, None])[:, 0]
-            if eye in edited.wanted:
-                wanted = edited.wanted[eye].repeat_interleave(repeats, 0)
-                scores[f"{eye}p_wanted"] = (said * wanted).sum(1)
-        if self._readouts:
-            parts = read_parts(seen[JUDGE][0], flat, self._finder)
-            for readout in self._readouts:
-                scores |= {f"kind_{factor}": kinds for factor, kinds in readout.read(parts).items()}
-        return features, scores
 
 
 def _effects(edited: Edited, subjects: Subjects, before: Tensor, seen: Tensor) -> dict[str, Tensor]:

@@ -26,8 +26,6 @@ from stages.concept_sections import (
 from stages.inputs import load_masks, open_images, spread_rows
 from stages.sections import Settings
 
-ACTIVE_ABOVE = 1.0  # deviations above the mean, where a concept counts as active
-
 BACKBONE, JUDGE = EYES = ("", "judge_")  # prefixes of what the backbone and the judge say
 
 Kinds = dict[str, list[str | None]]  # of each factor, N kinds
@@ -146,8 +144,7 @@ def _steered(
         row = found.row(name)
         vector, scale = found.vectors[row], float(found.scales[row])
         if chosen.where == "active":
-            threshold = float(found.means[row]) + ACTIVE_ABOVE * scale
-            region = active_region(subjects.features, vector, threshold)
+            region = active_region(subjects.features, found, row)
         else:
             region = _region(chosen.where, subjects)
         wanted, kinds = _of_concept(settings, chosen, name, backbone, subjects)

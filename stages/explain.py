@@ -12,7 +12,7 @@ from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
 from sacd.metrics.images import image_scores, pixel_spread
 from sacd.sampling.inverter import Inverter
-from stages.one_image import Request, draw
+from stages.one_image import Request, draw, open_request, require_kind
 from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
@@ -30,11 +30,11 @@ def explain(request: Request) -> None:
     image, out = request.image, request.out
     if request.samples < 2:
         raise SacdError("--samples must be at least 2: one has no spread.")
-    if out.suffix.lower() not in KINDS:
-        raise SacdError(f"--out {out}: must end in {', '.join(KINDS)}.")
-    found = draw(request)
-    inverter, original, drawn = found.inverter, found.original, found.samples
-    unguided = found.drawing | {"guidance": 1.0}
+    require_kind(out, KINDS)
+    opened = open_request(request)
+    inverter, original = opened.inverter, opened.images[0]
+    drawn = draw(request, opened, inverter.features(opened.images))[0]
+    unguided = opened.drawing | {"guidance": 1.0}
     nothing = inverter.sample(None, [(image.name, 0)], request.seed, **unguided)
     pictures = {
         "autoencoder\n(ceiling)": inverter.round_trip(original[None])[0],

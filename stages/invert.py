@@ -2,22 +2,19 @@
 
 import torch
 
-from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
-from stages.one_image import Request, draw, image_format, save_mosaic
+from stages.one_image import Request, draw, image_format, open_request, save_mosaic
 
 
 def invert(request: Request) -> None:
     """Write `request.out` (by its extension) and print the feature cosine of every sample."""
-    samples, out = request.samples, request.out
-    if samples < 1:
-        raise SacdError("--samples must be at least 1.")
-    image_format(out)  # before anything is computed
-    drawn = draw(request)
-    original = drawn.original[None]
-    save_mosaic(torch.cat([original, drawn.samples]), samples + 1, out)
-    truth, ours = (drawn.inverter.features(seen).cpu() for seen in (original, drawn.samples))
-    scores = feature_scores(ours, truth.expand(samples, -1, -1, -1))
+    image_format(request.out)  # before anything is computed
+    opened = open_request(request)
+    truth = opened.inverter.features(opened.images)
+    samples = draw(request, opened, truth)[0]
+    save_mosaic(torch.cat([opened.images, samples]), len(samples) + 1, request.out)
+    ours = opened.inverter.features(samples).cpu()
+    scores = feature_scores(ours, truth.cpu().expand_as(ours))
     for number, cosine in enumerate(scores["cos_median"].tolist()):
         print(f"sample {number + 1}: cos_median {cosine:.3f}")
-    print(f"{out}: the original, then {samples} samples")
+    print(f"{request.out}: the original, then {len(samples)} samples")

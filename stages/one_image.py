@@ -32,37 +32,57 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """An image as the inverter wants it, uint8 (3, S, S), and `samples` (K, 3, S, S) from it.
+class Opened:
+    """What answers a request: the inverter, and images as it wants them, uint8 (N, 3, S, S).
 
-    `drawing` are the arguments of `Inverter.sample` that were used.
+    `drawing` are arguments of `Inverter.sample`.
     """
 
     inverter: Inverter
-    original: Tensor
-    samples: Tensor
+    images: Tensor
     drawing: dict[str, Any]
 
 
-def draw(request: Request) -> Drawn:
-    """Samples from the features of the square in the image's middle; raises `SacdError`."""
+def open_request(request: Request, *more: Path) -> Opened:
+    """The squares in the middle of the request's image and of `more`; raises `SacdError`."""
+    if request.samples < 1:
+        raise SacdError("--samples must be at least 1.")
     if request.steps is not None and request.steps < 1:
         raise SacdError("--steps must be at least 1.")
-    try:
-        data = request.image.read_bytes()  # first, because loading an inverter takes seconds
-    except OSError as error:
-        raise SacdError(f"{request.image}: cannot be read ({error.strerror}).") from error
+    files = {path: read_file(path) for path in (request.image, *more)}
     inverter = Inverter.from_pretrained(request.adapter, device=str(device()))
-    try:
-        pixels, _, _ = load_square(data, inverter.image_size)
-    except Unusable as reason:
-        raise SacdError(f"{request.image}: {reason}.") from reason
-    original = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+    squares = [square(path, data, inverter.image_size) for path, data in files.items()]
     drawing = how_to_draw(request.adapter, request.steps, request.guidance)
-    samples = inverter.invert(
-        original[None], request.samples, request.seed, ids=[request.image.name], **drawing
-    )[0]
-    return Drawn(inverter, original, samples, drawing)
+    return Opened(inverter, torch.stack(squares), drawing)
+
+
+def read_file(path: Path) -> bytes:
+    """A file's content; read before an inverter is loaded, which takes seconds."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise SacdError(f"{path}: cannot be read ({error.strerror}).") from error
+
+
+def square(path: Path, data: bytes, size: int) -> Tensor:
+    """The square in an image's middle, uint8 (3, size, size)."""
+    try:
+        pixels, _, _ = load_square(data, size)
+    except Unusable as reason:
+        raise SacdError(f"{path}: {reason}.") from reason
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def draw(request: Request, opened: Opened, maps: Tensor) -> Tensor:
+    """Samples uint8 (M, K, 3, S, S) from maps (M, C, h, w), with the same noise for each map."""
+    keys = [(request.image.name, number) for number in range(request.samples)]
+    drawn = [
+        opened.inverter.sample(
+            features[None].expand(len(keys), -1, -1, -1), keys, request.seed, **opened.drawing
+        )
+        for features in maps
+    ]
+    return torch.stack(drawn)
 
 
 def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dict[str, Any]:
@@ -94,3 +114,9 @@ def save_mosaic(images: Tensor, columns: int, out: Path) -> None:
     """Write uint8 images (N, 3, S, S), `columns` of them in a row, on white."""
     with atomic(out) as temporary:
         Image.fromarray(mosaic(images, columns)).save(temporary, format=image_format(out))
+
+
+def require_kind(out: Path, kinds: tuple[str, ...]) -> None:
+    """Raise `SacdError` if a file to be written is of another kind."""
+    if out.suffix.lower() not in kinds:
+        raise SacdError(f"--out {out}: must end in {', '.join(kinds)}.")

@@ -45,7 +45,7 @@ class TestInvert:
         status, stderr = invert(samples="3")
         assert status == 0, stderr
         with Image.open(experiment / "row.png") as row:
-            assert row.size == (4 * 32 + 3 * 4, 32)
+            assert row.size == (4 * 32 + 3 * 2, 32)
             left = np.asarray(row.convert("L"))[:, :32].astype(int)
         with Image.open(experiment / "picture.png") as original:
             expected = np.asarray(
@@ -148,14 +148,14 @@ class TestExplain:
     def test_scores_are_those_of_the_library(self, experiment: Path, explain: Callable, capsys):
         from sacd.metrics.features import feature_scores
         from stages.explain import explain as run
-        from stages.one_image import Request, draw
+        from stages.one_image import Request, open_request
 
         adapter = Path("adapters/tiny/spatial")
         request = Request(Path("picture.png"), adapter, 2, Path("a.png"), 0, 2, 5.0)
         run(request)
         shown = re.search(r"sample 2\s+(\S+)", capsys.readouterr().out)
-        drawn = draw(request)
-        inverter, original = drawn.inverter, drawn.original[None]
+        opened = open_request(request)
+        inverter, original = opened.inverter, opened.images
         again = inverter.invert(original, 2, 0, 2, 5.0, ids=["picture.png"])[0]
         seen = inverter.features(again[1:]), inverter.features(original)
         assert shown is not None

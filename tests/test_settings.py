@@ -269,6 +269,26 @@ class TestImpossibleCombinations:
                 "concepts.nmf.columns: unknown key",
             ),
             (
+                {"compare.readouts": ["factor"]},
+                "compare.readouts: unknown readout 'factor'. Did you mean 'factors'?",
+            ),
+            (
+                {"compare.edits": ["fills"]},
+                "edits.fills.concepts: unknown set of concepts 'factors'",
+            ),
+            (
+                {"compare.edits": ["mixture"], "edits.mixture.shares": [0.5, 0.5]},
+                "edits.mixture: Value error, shares: a value stands twice",
+            ),
+            (
+                {"edits.fills.strengths": [1.0, 0.0]},
+                "edits.fills: Value error, strengths: 0 is always drawn; leave it out",
+            ),
+            (
+                {"compare.edits": ["mixture"], "compare.disentangled": ["mixture"]},
+                "compare.disentangled: 'mixture' must be of type 'steering', and compare.readouts",
+            ),
+            (
                 {"compare.decoders": ["decodr"]},
                 "compare.decoders: unknown decoder 'decodr'. Did you mean 'decoder'?",
             ),

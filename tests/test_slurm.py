@@ -20,7 +20,8 @@ CONFIGURATION = Path("/etc/slurm/slurm.conf")
 SCRIPT = ROOT / "tests/slurm/cluster.sh"
 # What the rules in `localrules` make; Snakemake runs them itself.
 LOCAL = {
-    "make_tables", "plot_concepts", "plot_figures", "plot_layers", "plot_robustness",
+    "make_tables", "plot_concepts", "plot_disentanglement", "plot_edits", "plot_figures",
+    "plot_layers", "plot_robustness",
     "write_report",
 }  # fmt: skip
 

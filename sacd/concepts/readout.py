@@ -111,5 +111,5 @@ def fit_factor(
     if len(kinds) == 2:  # scikit-learn then keeps the second's logit alone
         weights = torch.cat([torch.zeros_like(weights), weights])
         biases = torch.cat([torch.zeros_like(biases), biases])
-    weights = weights / deviation
+    weights = (weights / deviation).contiguous()  # else it cannot be saved
     return weights.float(), (biases - weights @ mean).float(), float(accuracy.mean())

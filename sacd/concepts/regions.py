@@ -4,6 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sacd.concepts.directions import Directions
+
+ACTIVE_ABOVE = 1.0
+
 
 def object_region(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     """Locations that objects, bool (N, H, W), cover by half or more; else the one covered most."""
@@ -12,12 +16,14 @@ def object_region(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return (covered >= 0.5) | ((covered == most) & (most > 0))
 
 
-def active_region(features: Tensor, vector: Tensor, threshold: float) -> Tensor:
-    """Where features (N, C, h, w) lie further along `vector` (C,) than `threshold`.
+def active_region(features: Tensor, found: Directions, row: int) -> Tensor:
+    """Where a concept, a row of `found`, is active in features (N, C, h, w).
 
-    Where an image has no such location, the one furthest along.
+    That is where they lie further along it than `ACTIVE_ABOVE` deviations of real features above
+    the mean; where an image has no such location, the one furthest along.
     """
-    along = torch.einsum("c,nchw->nhw", vector, features.float())
+    along = torch.einsum("c,nchw->nhw", found.vectors[row], features.float())
+    threshold = found.means[row] + ACTIVE_ABOVE * found.scales[row]
     return (along > threshold) | (along == along.flatten(1).amax(1)[:, None, None])
 
 

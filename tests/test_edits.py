@@ -1,0 +1,395 @@
+"""Edits of features through the pipeline, and with the command `sacd`."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import Checkout, one_message
+from PIL import Image
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sacd.backbones.backbone import Backbone, save_backbone
+from sacd.concepts.directions import Directions
+from sacd.concepts.edits import steer, transplant
+from sacd.concepts.readout import Readout, fit_factor, pool_parts
+from sacd.concepts.regions import active_region, centre, object_region, right_half
+from sacd.errors import SacdError
+from sacd.metrics.features import feature_scores
+from sacd.shards import Shards
+from stages.inputs import spread_rows
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class TestRegions:
+    def test_an_object_has_the_locations_that_it_covers_by_half(self):
+        masks = torch.zeros(3, 8, 8, dtype=torch.bool)
+        masks[0, 2:6, 1:5] = True  # all of the inner ones in height, half of those in width
+        masks[1, 0, 0] = True  # less than half of any
+        found = object_region(masks, (4, 4))
+        assert found[0].nonzero().tolist() == [[r, c] for r in (1, 2) for c in (0, 1, 2)]
+        assert found[1].nonzero().tolist() == [[0, 0]]
+        assert not found[2].any()
+
+    def test_a_concept_is_active_where_features_lie_further_along_it(self):
+        features = torch.zeros(2, 2, 3, 3)
+        features[0, 1, 0, :2] = 5.0
+        features[1, 1, 2, 2] = 1.0
+        ones = torch.ones(1)
+        concept = Directions(("up",), torch.tensor([[0.0, 1.0]]), 2 * ones, ones, ones)
+        found = active_region(features, concept, 0)  # above 2 + 1
+        assert found[0].nonzero().tolist() == [[0, 0], [0, 1]]
+        assert found[1].nonzero().tolist() == [[2, 2]]  # nowhere above: the furthest
+
+    def test_fixed_regions(self):
+        assert right_half(1, (2, 4))[0].tolist() == [[False, False, True, True]] * 2
+        middle = centre(1, (4, 4))[0]
+        assert middle.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+
+
+class TestReadout:
+    def fitted(self, kinds: int) -> tuple[Readout, Tensor, Tensor, float]:
+        labels = torch.arange(300) % kinds
+        values = normal(300, 6) * torch.tensor([9.0, 1, 1, 1, 1, 1])  # the loudest says nothing
+        values[:, 1:] += 4 * F.one_hot(labels, 5)
+        members = {f"kind{k}": (labels == k).numpy() for k in range(kinds)}
+        weights, biases, accuracy = fit_factor(values, members, seed=0)
+        return Readout({"f": tuple(members)}, {"f": (weights, biases)}), values, labels, accuracy
+
+    @pytest.mark.parametrize("kinds", [2, 4])
+    def test_tells_kinds_that_a_plane_parts(self, kinds: int):
+        readout, values, labels, accuracy = self.fitted(kinds)
+        told = readout.read(values)["f"]
+        right = np.mean([name == f"kind{k}" for name, k in zip(told, labels, strict=True)])
+        assert right > 0.95
+        assert accuracy > 0.95
+        assert torch.allclose(readout(values)["f"].sum(1), torch.ones(300))
+
+    def test_accuracy_is_chance_where_nothing_tells(self):
+        members = {name: np.arange(400) % 4 == k for k, name in enumerate("abcd")}
+        *_, accuracy = fit_factor(normal(400, 5), members, seed=0)
+        assert accuracy == pytest.approx(0.25, abs=0.07)
+
+    def test_rows_of_no_kind_are_left_out(self):
+        values, told = normal(90, 3), np.arange(90) % 3
+        values[:, 0] += torch.tensor(np.where(told == 1, 6.0, 0.0))
+        values[told == 2] = 1e6
+        weights, _, accuracy = fit_factor(values, {"a": told == 0, "b": told == 1}, seed=0)
+        assert accuracy > 0.95
+        assert float(weights[1, 0]) > 0.2
+
+    @pytest.mark.parametrize(
+        "members", [{"a": np.ones(20, bool)}, {"a": np.arange(20) < 3, "b": np.arange(20) >= 3}]
+    )
+    def test_needs_examples_of_two_kinds(self, members: dict[str, np.ndarray]):
+        with pytest.raises(SacdError, match="two kinds or more, and 5 images of each"):
+            fit_factor(normal(20, 3), members, seed=0)
+
+    def test_a_file_is_read_back(self, tmp_path: Path):
+        readout, values, _, _ = self.fitted(3)
+        readout.save(tmp_path / "readout.safetensors")
+        again = Readout.load(tmp_path / "readout.safetensors")
+        assert again.kinds == readout.kinds
+        assert torch.equal(again(values)["f"], readout(values)["f"])
+        (tmp_path / "readout.safetensors").write_bytes(b"something else")
+        with pytest.raises(SacdError, match=r"readout\.safetensors: not a file of a readout"):
+            Readout.load(tmp_path / "readout.safetensors")
+
+    def test_parts_are_the_object_and_the_rest(self):
+        features = normal(2, 3, 4, 4)
+        found = torch.zeros(2, 8, 8)
+        found[:, :, :4] = 1.0
+        left, right = features[..., :2].mean((2, 3)), features[..., 2:].mean((2, 3))
+        torch.testing.assert_close(pool_parts(features, found), torch.cat([left, right], 1))
+
+
+class TestRules:
+    @pytest.fixture
+    def place(self, compared: Checkout, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.chdir(compared.experiment)
+        return compared.experiment
+
+    def scores(self, place: Path, edit: str) -> pd.DataFrame:
+        return pd.read_parquet(place / f"edits/tiny_a/{edit}/scores.parquet")
+
+    def test_before_the_edit_stand_the_methods_own_samples(self, place: Path):
+        samples = Shards(place / "samples/tiny_a/spatial")
+        rows = spread_rows(samples, 4)
+        shown = load_file(place / "edits/tiny_a/fills/examples.safetensors")["spatial"]
+        first = samples.read("images", [rows[0]])[0, 0]
+        assert torch.equal(shown[0, 0], first)  # fill_stripes at level 0
+        assert torch.equal(shown[3, 0], first)  # radius_high at level 0
+        assert not torch.equal(shown[2, 0], first)
+
+    def test_scores_are_of_what_was_asked_and_drawn(self, place: Path):
+        shown = load_file(place / "edits/tiny_a/transplant/examples.safetensors")
+        test = Shards(place / "features/tiny_a/test")
+        rows = spread_rows(test, 4)
+        maps = test.read("features", rows).float()
+        table = pd.read_parquet("data/manifest.parquet").query("split == 'test'").iloc[rows]
+        bits = [np.unpackbits(np.frombuffer(row, np.uint8)) for row in table["mask"]]
+        masks = torch.tensor(np.stack(bits)[:, : 32 * 32]).reshape(-1, 32, 32).bool()
+        region = object_region(masks, maps.shape[-2:])
+        asked = transplant(maps, maps.roll(2, 0), region.roll(2, 0))
+        backbone = Backbone.from_pretrained(place / "models/backbones/tiny_a")
+        with torch.no_grad():
+            seen = backbone(shown["spatial"][1, :1].float() / 255)[0]
+        expected = float(feature_scores(seen, asked[:1])["cos_median"])
+        found = self.scores(place, "transplant").query("level == 1 and sample == 0")
+        assert found.cos_of_asked.iloc[0] == pytest.approx(expected, abs=1e-4)
+        assert found.image_id.tolist() == table.image_id.tolist()
+        assert found.wanted_fill.tolist() == table.fill.tolist()[2:] + table.fill.tolist()[:2]
+
+    @pytest.mark.parametrize("edit", ["mixture", "turn"])
+    def test_a_mixtures_other_end_is_its_full_response(self, place: Path, edit: str):
+        table = self.scores(place, edit)
+        assert table.response[table.level == 1].tolist() == pytest.approx([1] * 8)
+        assert table.response[table.level == 0].isna().all()
+        assert table.response[table.level == 0.5].between(-3, 3).all()
+        shown = pd.read_csv(f"results/edits/{edit}.csv")
+        assert shown.level.tolist() == [0, 0.5, 1]
+
+    def test_nothing_is_asked_before_the_edit(self, place: Path):
+        table = self.scores(place, "fills")
+        before = table[table.level == 0]
+        assert before.landed.isna().all()
+        assert table[table.level != 0].landed.notna().all()
+        for _, rows in before.groupby(["method", "image_id", "sample"]):
+            assert rows.cos_of_asked.nunique() == rows.judge_p_own.nunique() == 1
+
+    def test_steering_far_leaves_the_manifold(self, place: Path):
+        levels = self.scores(place, "parts").groupby("level").plausible.mean()
+        assert levels[3.0] > levels[0.0]
+
+    def test_probabilities_of_what_is_wanted_are_known_from_labels_alone(self, place: Path):
+        assert "p_wanted" not in self.scores(place, "parts")
+        fills = self.scores(place, "fills")
+        stripes = fills[fills.what == "fill_stripes"]
+        assert stripes.judge_p_wanted.between(0, 1).all()
+        assert set(stripes.wanted_fill) == {"stripes"}
+        assert "p_wanted" not in self.scores(place, "removal")
+
+    def test_union_takes_what_the_own_object_leaves(self, place: Path):
+        table = self.scores(place, "union")
+        assert (table.own_fill != table.wanted_fill).all()  # of two classes, the other
+
+    def test_the_table_says_how_far_steering_works(self, place: Path):
+        lines = Path("results/edits/fills.md").read_text().splitlines()
+        assert lines[0].startswith("| backbone | concept | method | lands | plausible |")
+        assert [line.split(" | ")[1:3] for line in lines[2:]] == [
+            [what, method]
+            for what in ("fill_stripes", "radius_high")
+            for method in ("spatial", "pooled")
+        ]
+
+    def test_what_else_changed_is_told_of_what_readouts_tell(self, place: Path):
+        table = pd.read_csv("results/disentanglement/fills.csv")
+        accuracy = json.loads(Path("models/readouts/factors/accuracy.json").read_text())
+        assert set(table.asked) == {"fill", "other noise (floor)"}  # no readout tells the radius
+        assert set(table.factor) == {"fill"}
+        assert (table.readout_accuracy == accuracy["fill"]["accuracy"]).all()
+        unedited = table[(table.level == 0) & (table.asked == "fill")]
+        assert (unedited.changed == 0).all()
+
+    def test_figures_have_content(self, place: Path):
+        for edit in ("fills", "parts", "mixture", "turn", "transplant", "removal", "union"):
+            for name in (f"{edit}.png", f"{edit}_examples.png"):
+                with Image.open(f"results/edits/{name}") as picture:
+                    assert np.asarray(picture.convert("L")).std() > 10
+
+    def test_an_unknown_direction_is_named(self, compared: Checkout, tmp_path: Path):
+        mine = compared.copy(tmp_path / "repository")
+        mine.edit(lambda params: params["edits"]["fills"].update(directions=["fill_stripe"]))
+        done = mine.stage("draw_edits", "--backbone", "tiny_a", "--edit", "fills", check=False)
+        message = one_message(done.returncode, done.stdout)
+        assert message.startswith("unknown concept 'fill_stripe'. Did you mean 'fill_stripes'?")
+
+
+class TestCommands:
+    @pytest.fixture
+    def experiment(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
+    ) -> Path:  # fmt: skip
+        """Models, concepts and pictures; the current folder."""
+        prior, backbone = tiny_prior(), tiny_backbone()
+        prior.save(tmp_path / "models/prior")
+        save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
+        tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
+        found = Directions.measured(["red", "stripes"], normal(2, 12), normal(50, 12, seed=1))
+        (tmp_path / "concepts/tiny/mine").mkdir(parents=True)
+        found.save(tmp_path / "concepts/tiny/mine/directions.safetensors")
+        for name, sigma in (("a", 80), ("b", 30)):
+            Image.effect_noise((40, 40), sigma).save(tmp_path / f"{name}.png")
+        mask = Image.new("L", (32, 32))
+        mask.paste(255, (0, 0, 16, 32))
+        mask.save(tmp_path / "mask.png")
+        monkeypatch.chdir(tmp_path)
+        return tmp_path
+
+    @pytest.fixture
+    def call(self, experiment: Path, call_stage: Callable) -> Callable[..., tuple[int, str]]:
+        def call(command: str, *arguments: str) -> tuple[int, str]:
+            common = ["--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"]
+            rest = [] if command == "learn" else [*common, "--out", "out.png"]
+            return call_stage("cli", command, *arguments, *rest)
+
+        return call
+
+    def test_steering_writes_a_strip_and_says_what_landed(self, call: Callable, capsys):
+        from stages.steer import SteerRequest, steer_image
+
+        status, stderr = call("steer", "a.png", "--concept", "stripes", "--strengths", "-2", "3")
+        assert status == 0, stderr
+        with Image.open("out.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
+        adapter, out = Path("adapters/tiny/spatial"), Path("again.png")
+        steer_image(
+            SteerRequest(
+                Path("a.png"), adapter, 2, out, 0, 2, None, "stripes", None, [-2.0, 3.0], "image",
+                None,
+            )
+        )  # fmt: skip
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == ["strength", "landed", "across", "outside"]
+        assert [float(line.split()[0]) for line in lines[1:3]] == [-2, 3]
+        assert out.read_bytes() == Path("out.png").read_bytes()
+
+    def test_steering_is_that_of_the_library(self, call: Callable, capsys):
+        from sacd.concepts.effects import landed
+        from sacd.sampling.inverter import Inverter
+        from stages.one_image import square
+        from stages.steer import SteerRequest, steer_image
+
+        adapter = Path("adapters/tiny/spatial")
+        steer_image(
+            SteerRequest(
+                Path("a.png"), adapter, 2, Path("out.png"), 0, 2, 1.0, "red", None, [4.0], "image",
+                None,
+            )
+        )  # fmt: skip
+        shown = float(capsys.readouterr().out.splitlines()[1].split()[1])
+        inverter = Inverter.from_pretrained(adapter)
+        image = square(Path("a.png"), Path("a.png").read_bytes(), 32)[None]
+        maps = inverter.features(image)
+        found = Directions.load(Path("concepts/tiny/mine/directions.safetensors"))
+        moved = steer(maps, found.vectors[0], 4.0 * float(found.scales[0]))
+        keys = [("a.png", 0), ("a.png", 1)]
+        before, after = (
+            inverter.features(inverter.sample(m.expand(2, -1, -1, -1), keys, 0, 2, 1.0))
+            for m in (maps, moved)
+        )
+        region = torch.ones(2, *maps.shape[-2:], dtype=torch.bool)
+        expected = float(landed(before, after, (moved - maps).expand_as(after), region).mean())
+        assert shown == pytest.approx(expected, abs=1e-3)
+
+    def test_a_concept_that_there_is_not(self, call: Callable):
+        message = one_message(*call("steer", "a.png", "--concept", "stripe"))
+        assert message == (
+            "unknown concept 'stripe'. Did you mean 'stripes'? Known: red, stripes.\n"
+        )
+
+    def test_an_experiment_without_concepts(self, call: Callable, experiment: Path):
+        (experiment / "concepts/tiny/mine/directions.safetensors").unlink()
+        message = one_message(*call("steer", "a.png", "--concept", "red"))
+        assert "no concepts here" in message
+        assert "sacd learn" in message
+
+    def test_a_concept_of_another_backbone(self, call: Callable, experiment: Path):
+        other = Directions.measured(["red"], normal(1, 5), normal(50, 5))
+        other.save(experiment / "other.safetensors")
+        message = one_message(
+            *call("steer", "a.png", "--concept", "red", "--concepts", "other.safetensors")
+        )
+        assert "is of 5 channels, but features of 'tiny' have 12" in message
+
+    def test_a_mask_of_another_size(self, call: Callable, experiment: Path):
+        Image.new("L", (64, 32), 255).save(experiment / "wide.png")
+        message = one_message(*call("steer", "a.png", "--concept", "red", "--mask", "wide.png"))
+        assert message == "--mask wide.png: is 64x32 px, but images here are 32x32.\n"
+
+    def test_a_black_mask(self, call: Callable, experiment: Path):
+        Image.new("L", (32, 32)).save(experiment / "black.png")
+        message = one_message(*call("compose", "a.png", "b.png", "--mask", "black.png"))
+        assert message == "--mask black.png: nothing in it is white.\n"
+
+    @pytest.mark.parametrize(
+        ("options", "titles"),
+        [(["--shares", "0.5", "0"], ["0", "0.5"]), (["--mask", "mask.png"], ["as", "transplant"])],
+    )
+    def test_composing(self, call: Callable, capsys, options: list[str], titles: list[str]):
+        from stages.cli import main
+
+        with pytest.MonkeyPatch.context() as patch:
+            command = ["sacd", "compose", "a.png", "b.png", *options, "--out", "out.png"]
+            patch.setattr(
+                "sys.argv",
+                [*command, "--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"],
+            )
+            main()
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].split() == [
+            "composed", "cos_asked", "cos_first", "cos_second", "p_first", "p_second",
+        ]  # fmt: skip
+        assert [line.split()[0] for line in lines[1:3]] == titles
+        with Image.open("out.png") as picture:
+            assert np.asarray(picture.convert("L")).std() > 10
+
+    def test_a_share_beyond_one(self, call: Callable):
+        message = one_message(*call("compose", "a.png", "b.png", "--shares", "1.5"))
+        assert message == "--shares must be from 0 to 1.\n"
+
+    def test_a_file_type_that_is_not_written(self, experiment: Path, call_stage: Callable):
+        message = one_message(
+            *call_stage(
+                "cli", "compose", "a.png", "b.png", "--adapter", "nowhere", "--out", "x.txt"
+            )
+        )
+        assert message == "--out x.txt: must end in .png, .pdf.\n"
+
+    def test_a_concept_of_ones_own(self, experiment: Path, call: Callable):
+        for kind, sigma in (("loud", 120), ("quiet", 5)):
+            (experiment / kind).mkdir()
+            for number in range(6):
+                Image.effect_noise((40, 40), sigma).save(experiment / f"{kind}/{number}.png")
+        (experiment / "loud/notes.txt").write_text("no image")
+        status, stderr = call(
+            "learn", "loud", "--positive", "loud", "--negative", "quiet",
+            "--adapter", "adapters/tiny/spatial", "--out", "loud.safetensors",
+        )  # fmt: skip
+        assert status == 0, stderr
+        found = Directions.load(experiment / "loud.safetensors")
+        assert found.names == ("loud",)
+        backbone = Backbone.from_pretrained(experiment / "models/backbones/tiny")
+
+        def along(kind: str) -> float:
+            pixels = [np.asarray(Image.open(f"{kind}/{n}.png").resize((32, 32))) for n in range(6)]
+            images = torch.tensor(np.stack(pixels))[:, None].expand(-1, 3, -1, -1).float() / 255
+            with torch.no_grad():
+                return float((backbone(images)[0].mean((2, 3)) @ found.vectors[0]).mean())
+
+        assert along("loud") > along("quiet")
+        status, stderr = call(
+            "steer", "a.png", "--concept", "loud", "--concepts", "loud.safetensors"
+        )
+        assert status == 0, stderr
+
+    @pytest.mark.parametrize("folder", ["absent", "empty"])
+    def test_a_folder_without_images(self, experiment: Path, call: Callable, folder: str):
+        (experiment / "empty").mkdir()
+        message = one_message(
+            *call(
+                "learn", "loud", "--positive", folder, "--negative", ".",
+                "--adapter", "adapters/tiny/spatial", "--out", "loud.safetensors",
+            )
+        )  # fmt: skip
+        assert message.startswith(f"{folder}: ")
+        assert not (experiment / "loud.safetensors").exists()
