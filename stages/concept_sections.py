@@ -30,12 +30,14 @@ class ClassConcepts(Concepts):
 class LabelledConcepts(Concepts):
     """Directions to what the manifest's columns tell apart.
 
-    Features are averaged over the true object, the rest of the image, or all of it (`where`).
+    Features are averaged over the true object, the rest of the image, or all of it (`where`); for
+    `vector` see `sacd.concepts.directions.activation_vector`.
     """
 
     type: Literal["labels"]
     columns: Annotated[list[str], Field(min_length=1)]
     where: Literal["object", "background", "image"]
+    vector: Literal["boundary", "pattern"]
 
 
 ConceptSettings = Annotated[

@@ -71,14 +71,16 @@ def load_finder(settings: Settings) -> UNet2DModel | None:
 def read_parts(features: Tensor, images: Tensor, finder: UNet2DModel | None) -> Tensor:
     """What a readout reads: features (N, C, h, w) averaged over parts of images uint8 (N, 3, H, W).
 
-    (N, 2 C), the object that the finder sees and the rest; without a finder, all is the object.
+    (N, 2 C + 6), of the object that the finder sees and of the rest; without a finder, all is the
+    object. Beside the features go the images' colours, which the judge may have dropped.
     """
     if finder is None:
         found = torch.ones(len(images), *images.shape[-2:])
     else:
         blocks = (block.to(device()).float() / 255 for block in images.split(EYES_BATCH))
         found = torch.cat([mask_logits(finder, block).sigmoid().cpu() for block in blocks])
-    return pool_parts(features.float().cpu(), found)
+    colors = images.float().cpu() / 255
+    return torch.cat([pool_parts(features.float().cpu(), found), pool_parts(colors, found)], 1)
 
 
 def score_images(

@@ -63,7 +63,7 @@ def main() -> None:
             masks = load_masks("train", settings.images.size)[rows] if "mask" in manifest else None
             averages = pooled(features, masks, chosen.where)
             kinds = _kinds(chosen.columns, manifest.iloc[rows], f"concepts.{name}.columns")
-            vectors, accuracy = _labels(kinds, averages, settings.seed)
+            vectors, accuracy = _labels(kinds, averages, chosen.vector, settings.seed)
             names = list(accuracy)
     directions = Directions.measured(names, vectors, values)
     patches = best_patches(directions.vectors, features, shards.read("images", rows), PATCHES)
@@ -114,15 +114,15 @@ def _kinds(columns: list[str], manifest: pd.DataFrame, where: str) -> dict[str, 
 
 
 def _labels(
-    kinds: dict[str, Tensor], averages: Tensor, seed: int
+    kinds: dict[str, Tensor], averages: Tensor, vector: str, seed: int
 ) -> tuple[Tensor, dict[str, float]]:
     """A direction for each kind, and how well it tells it."""
     vectors, accuracy = [], {}
     names = list(kinds)
     for number in progress("concepts")(iter(range(len(names))), len(names)):
         name = names[number]
-        vector, accuracy[name] = activation_vector(averages, kinds[name], seed)
-        vectors.append(vector)
+        found, accuracy[name] = activation_vector(averages, kinds[name], vector, seed)
+        vectors.append(found)
     return torch.stack(vectors), accuracy
 
 

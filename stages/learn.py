@@ -41,7 +41,7 @@ def learn(request: LearnRequest) -> None:
     ]
     features = torch.cat(kept)
     positive = torch.arange(len(features)) < len(kept[0])
-    vector, accuracy = activation_vector(features.mean((2, 3)), positive, request.seed)
+    vector, accuracy = activation_vector(features.mean((2, 3)), positive, "pattern", request.seed)
     values = locations(features, LOCATIONS, request.seed)
     Directions.measured([request.name], vector[None], values).save(request.out)
     print(f"{len(kept[0])} images with '{request.name}', {len(kept[1])} without")

@@ -4,7 +4,8 @@ Beside the scores of `stages.draw_edits`, the table has for each factor that a r
 share of samples that show the kind that was there (`<factor>_own`) and that should appear
 (`<factor>_wanted`). The page for reading says of steering how far it lands (LANDS of what was
 asked) and how far edited features stay plausible (percentile PLAUSIBLE): going down and up from 0,
-the last strength before it no longer holds.
+the last strength before it no longer holds. Its last column is the share of samples that show the
+wanted kind, told by a readout.
 """
 
 import argparse
@@ -84,22 +85,33 @@ def with_shares(scores: pd.DataFrame) -> pd.DataFrame:
 
 
 def _limits(table: pd.DataFrame) -> str:
-    """Of each direction, how far steering along it works."""
+    """Of each direction, how far steering along it works, and what it does at each strength."""
+    levels = ", ".join(f"{level:g}" for level in sorted(table.level.unique()))
     rows = []
-    for (backbone, what, method), group in table.groupby(
-        ["backbone", "what", "method"], sort=False
-    ):
-        levels = group.set_index("level")
-        lands = [_reach(levels.landed >= LANDS, sign) for sign in (-1, 1)]
-        plausible = [_reach(levels.plausible <= PLAUSIBLE, sign) for sign in (-1, 1)]
-        most = float(levels.index.max())
-        wanted = [f"{levels.judge_p_wanted[level]:.2f}" for level in (0.0, most)]
-        rows.append(
-            [backbone, what, method, *(" to ".join(ends) for ends in (lands, plausible)),
-             "n/a" if "nan" in wanted else " → ".join(wanted)]
-        )  # fmt: skip
-    heads = ["backbone", "concept", "method", "lands", "plausible", "judge_p_wanted (0 → most)"]
-    return markdown(heads, rows)
+    for head, group in table.groupby(["backbone", "what", "method"], sort=False):
+        by_level = group.set_index("level")
+        holds = (by_level.landed >= LANDS, by_level.plausible <= PLAUSIBLE)
+        reaches = [f"{_reach(held, -1)} to {_reach(held, 1)}" for held in holds]
+        factor = [f"{c}_wanted" for c in _factors(group) if group[f"{c}_wanted"].notna().any()]
+        told = [by_level[metric] for metric in ("landed", "judge_p_wanted", *factor)]
+        cells = [_along(values) for values in told] + ["n/a"] * (1 - len(factor))
+        rows.append([*head, *reaches, *cells])
+    heads = ["backbone", "concept", "method", f"lands ({LANDS:.0%})", "plausible"]
+    told = [f"{name} ({levels})" for name in ("landed", "judge_p_wanted", "shows what is wanted")]
+    return markdown([*heads, *told], rows)
+
+
+def _along(values: pd.Series) -> str:
+    """A metric at each level."""
+    if values.isna().all():
+        return "n/a"
+    return ", ".join("-" if pd.isna(value) else f"{value:.2f}" for value in values.sort_index())
+
+
+def _factors(table: pd.DataFrame) -> list[str]:
+    """What readouts told."""
+    ends = [c.removesuffix("_wanted") for c in table if c.endswith("_wanted")]
+    return [name for name in ends if name not in ("p", "judge_p")]
 
 
 def _reach(holds: pd.Series, sign: int) -> str:

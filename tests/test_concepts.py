@@ -77,20 +77,28 @@ class TestDirections:
         with pytest.raises(SacdError, match="need a head"):
             class_directions(tiny_backbone(layer="layer2"), normal(3, 8, 4, 4))
 
-    def test_an_activation_vector_points_to_the_examples(self):
-        positive = torch.arange(200) % 4 == 0
-        values = normal(200, 5) * torch.tensor([1.0, 10, 1, 1, 1])  # a loud channel says nothing
+    @pytest.mark.parametrize(
+        ("kind", "along", "least"), [("boundary", [0.0, 1.0], 0.95), ("pattern", [0.6, 0.8], 0.75)]
+    )
+    def test_an_activation_vector_points_to_the_examples(
+        self, kind: str, along: list[float], least: float
+    ):
+        """The first channel changes with the concept, but something louder is in it, too."""
+        positive = torch.arange(4000) % 4 == 0
+        values = normal(4000, 5)
+        values[:, 0] *= 4
+        values[:, 0] += 3 * positive
         values[:, 2] += 4 * positive
-        found, accuracy = activation_vector(values, positive, seed=0)
+        found, accuracy = activation_vector(values, positive, kind, seed=0)
         assert float(found.norm()) == pytest.approx(1)
-        assert float(found[2]) > 0.95
-        assert accuracy > 0.9
-        _, chance = activation_vector(values[:, :2], positive, seed=0)
+        assert float(found[[0, 2]] @ torch.tensor(along)) > 0.98
+        assert accuracy > least
+        _, chance = activation_vector(values[:, :2], positive, kind, seed=0)
         assert chance == pytest.approx(0.5, abs=0.15)
 
     def test_an_activation_vector_needs_both_kinds(self):
         with pytest.raises(SacdError, match="two examples with it"):
-            activation_vector(normal(9, 3), torch.arange(9) < 1, seed=0)
+            activation_vector(normal(9, 3), torch.arange(9) < 1, "pattern", seed=0)
 
     def test_locations_are_channel_vectors(self):
         features = normal(2, 3, 4, 5)

@@ -135,24 +135,38 @@ def class_directions(backbone: Backbone, features: Tensor) -> Tensor:
     return torch.stack([gradient.sum((2, 3)).mean(0) for gradient in gradients]).detach()
 
 
-def activation_vector(values: Tensor, positive: Tensor, seed: int) -> tuple[Tensor, float]:
+def activation_vector(
+    values: Tensor, positive: Tensor, kind: str, seed: int
+) -> tuple[Tensor, float]:
     """The direction (C,) from examples without a concept to those with it, and how sure it is.
 
-    values: (M, C), one an example; positive: bool (M,). The normal of a logistic regression's
-    boundary, a concept activation vector (Kim et al. 2018, arXiv 1711.11279). With it comes the
-    accuracy on held-out examples, balanced over both kinds (0.5 is chance), by cross-validation.
+    values: (M, C), one an example; positive: bool (M,). `kind` is
+
+    - "boundary": the normal of a logistic regression's boundary, a concept activation vector (Kim
+      et al. 2018, arXiv 1711.11279). It tells the concept best, for it points away from whatever
+      else examples differ by, and so leads to where no features are.
+    - "pattern": from the mean of the examples without it to the mean of those with it, which is how
+      features change with the concept (Haufe et al. 2014; Pahde et al. 2022, arXiv 2202.03482).
+
+    With it comes the accuracy on held-out examples of such a direction with a threshold, balanced
+    over both kinds (0.5 is chance), by cross-validation.
     """
     from sklearn.linear_model import LogisticRegression  # seconds to import
     from sklearn.model_selection import StratifiedKFold, cross_val_score
+    from sklearn.neighbors import NearestCentroid
 
     labels = positive.numpy()
     fewest = int(min(labels.sum(), (~labels).sum()))
     if fewest < 2:
         raise SacdError("A concept needs at least two examples with it and two without it.")
-    mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
-    standard = ((values - mean) / deviation).numpy().astype(np.float64)
-    model = LogisticRegression(class_weight="balanced", max_iter=1000)
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=seed)
-    accuracy = cross_val_score(model, standard, labels, cv=folds, scoring="balanced_accuracy")
-    normal = torch.from_numpy(model.fit(standard, labels).coef_[0]).float() / deviation
-    return F.normalize(normal, dim=0), float(accuracy.mean())
+    if kind == "pattern":
+        model, used = NearestCentroid(), values.numpy().astype(np.float64)
+        vector = values[positive].mean(0) - values[~positive].mean(0)
+    else:
+        model = LogisticRegression(class_weight="balanced", max_iter=1000)
+        mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
+        used = ((values - mean) / deviation).numpy().astype(np.float64)
+        vector = torch.from_numpy(model.fit(used, labels).coef_[0]).float() / deviation
+    accuracy = cross_val_score(model, used, labels, cv=folds, scoring="balanced_accuracy")
+    return F.normalize(vector, dim=0), float(accuracy.mean())
