@@ -59,8 +59,8 @@ def _add_steer(commands: Any) -> None:
         help="where it is from; default: those that the experiment found",
     )  # fmt: skip
     command.add_argument(
-        "--strengths", type=float, nargs="+", default=[-4.0, 2.0, 4.0], metavar="A",
-        help="in deviations of real features along the concept; 0 is always drawn",
+        "--strengths", type=float, nargs="+", default=[-1.0, 1.0, 2.0], metavar="A",
+        help="in units of the concept's scale; 0 is always drawn",
     )  # fmt: skip
     command.add_argument(
         "--where", choices=("image", "active"), default="image",

@@ -67,8 +67,8 @@ class Edit(Section):
 class Steering(Edit):
     """`c + a s v`: a step along `directions` v of the set `concepts`, at locations `where`.
 
-    Each of `strengths` is an a, in units of s, the deviation of real features along v. See
-    `sacd.concepts.regions` for where a concept is active.
+    Each of `strengths` is an a, in units of the direction's scale s (`sacd.concepts.directions`).
+    For where a concept is active see `sacd.concepts.regions`.
     """
 
     type: Literal["steering"]

@@ -52,7 +52,7 @@ def main() -> None:
     rows = spread_rows(shards, chosen.images)
     features = cached.read("features", rows).float()
     values = locations(features, LOCATIONS, settings.seed)
-    accuracy: dict[str, float] = {}
+    scales, accuracy = None, dict[str, float]()
     match chosen:
         case FactoredConcepts():
             names, vectors = _factors(chosen, values, settings.seed)
@@ -63,9 +63,9 @@ def main() -> None:
             masks = load_masks("train", settings.images.size)[rows] if "mask" in manifest else None
             averages = pooled(features, masks, chosen.where)
             kinds = _kinds(chosen.columns, manifest.iloc[rows], f"concepts.{name}.columns")
-            vectors, accuracy = _labels(kinds, averages, chosen.vector, settings.seed)
+            vectors, scales, accuracy = _labels(kinds, averages, chosen.vector, settings.seed)
             names = list(accuracy)
-    directions = Directions.measured(names, vectors, values)
+    directions = Directions.measured(names, vectors, values, scales)
     patches = best_patches(directions.vectors, features, shards.read("images", rows), PATCHES)
     folder = concept_folder(backbone, name)
     with atomic(folder) as temporary:
@@ -115,15 +115,16 @@ def _kinds(columns: list[str], manifest: pd.DataFrame, where: str) -> dict[str, 
 
 def _labels(
     kinds: dict[str, Tensor], averages: Tensor, vector: str, seed: int
-) -> tuple[Tensor, dict[str, float]]:
-    """A direction for each kind, and how well it tells it."""
-    vectors, accuracy = [], {}
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """A direction for each kind, its scale, and how well it tells it."""
+    vectors, scales, accuracy = [], [], {}
     names = list(kinds)
     for number in progress("concepts")(iter(range(len(names))), len(names)):
         name = names[number]
-        found, accuracy[name] = activation_vector(averages, kinds[name], vector, seed)
+        found, scale, accuracy[name] = activation_vector(averages, kinds[name], vector, seed)
         vectors.append(found)
-    return torch.stack(vectors), accuracy
+        scales.append(scale)
+    return torch.stack(vectors), torch.tensor(scales), accuracy
 
 
 if __name__ == "__main__":

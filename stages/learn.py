@@ -41,9 +41,12 @@ def learn(request: LearnRequest) -> None:
     ]
     features = torch.cat(kept)
     positive = torch.arange(len(features)) < len(kept[0])
-    vector, accuracy = activation_vector(features.mean((2, 3)), positive, "pattern", request.seed)
+    vector, scale, accuracy = activation_vector(
+        features.mean((2, 3)), positive, "pattern", request.seed
+    )
     values = locations(features, LOCATIONS, request.seed)
-    Directions.measured([request.name], vector[None], values).save(request.out)
+    found = Directions.measured([request.name], vector[None], values, torch.tensor([scale]))
+    found.save(request.out)
     print(f"{len(kept[0])} images with '{request.name}', {len(kept[1])} without")
     print(f"told right on images it was not learnt from: {accuracy:.2f} (0.5 is chance)")
     print(f"{request.out}: the concept '{request.name}'")

@@ -1,8 +1,8 @@
 """Show a set of concepts for all backbones: results/concepts/<concepts>.{csv,png,pdf}.
 
-In the table, `explained` is the share of the features' variance along a direction, `scale` their
-deviation, and `accuracy`, where labels told what to look for, how well the direction tells it on
-images that it was not found on (0.5 is chance).
+In the table, `explained` is the share of the features' variance along a direction, `scale` the unit
+in which edits are given, and `accuracy`, where labels told what to look for, how well the direction
+tells it on images that it was not found on (0.5 is chance).
 """
 
 import argparse

@@ -2,6 +2,7 @@
 
 import argparse
 import html
+from itertools import groupby
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pandas as pd
 from stages.artefacts import FIGURES, REPORT, SHOWN, TABLES
 from stages.common import run
 from stages.page import picture, write_page
+from stages.report_figures import more_figures
+from stages.settings import load_settings
 
 CAPTIONS = Path(__file__).parent.parent / "workflow/report"
 
@@ -27,6 +30,10 @@ def main() -> None:
         "<h2>The prior</h2>",
         _figure("prior_samples"),
     ]
+    figures = more_figures(load_settings().compare)
+    for title, shown in groupby(figures, key=lambda figure: figure[0]):
+        parts.append(f"<h2>{title}</h2>")
+        parts += [_explained(caption, path, path.stem) for _, caption, path in shown]
     write_page(REPORT, "SACD: what the backbones see", parts)
 
 
@@ -47,9 +54,14 @@ def _table(caption: str, table: pd.DataFrame, title: str) -> str:
 
 
 def _figure(name: str) -> str:
-    caption, shown = _caption(name), (FIGURES / f"{name}.png").read_bytes()
-    explained = f"<figcaption>{html.escape(caption)}</figcaption>"
-    return f"<figure>{picture(shown, caption)}{explained}</figure>"
+    return _explained(name, FIGURES / f"{name}.png")
+
+
+def _explained(caption: str, path: Path, name: str = "") -> str:
+    """A figure above its caption, which begins with its name."""
+    text = f"{name}: {_caption(caption)}" if name else _caption(caption)
+    below = f"<figcaption>{html.escape(text)}</figcaption>"
+    return f"<figure>{picture(path.read_bytes(), text)}{below}</figure>"
 
 
 def _caption(name: str) -> str:

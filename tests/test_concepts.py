@@ -55,6 +55,9 @@ class TestDirections:
         shares = deviations.square() / deviations.square().sum()
         assert measured.explained.tolist() == pytest.approx(shares[:2].tolist(), rel=0.05)
         assert torch.equal(found, principal_components(values, 2))
+        given = Directions.measured(["one", "two"], found, values, torch.tensor([7.0, 8.0]))
+        assert given.scales.tolist() == [7, 8]
+        assert torch.equal(given.explained, measured.explained)
         assert (found.gather(1, found.abs().argmax(1, keepdim=True)) > 0).all()
 
     @pytest.mark.parametrize("find", [nonnegative_factors, sparse_atoms])
@@ -89,11 +92,12 @@ class TestDirections:
         values[:, 0] *= 4
         values[:, 0] += 3 * positive
         values[:, 2] += 4 * positive
-        found, accuracy = activation_vector(values, positive, kind, seed=0)
+        found, scale, accuracy = activation_vector(values, positive, kind, seed=0)
         assert float(found.norm()) == pytest.approx(1)
         assert float(found[[0, 2]] @ torch.tensor(along)) > 0.98
         assert accuracy > least
-        _, chance = activation_vector(values[:, :2], positive, kind, seed=0)
+        assert scale == pytest.approx(5 if kind == "pattern" else 4, rel=0.1)
+        *_, chance = activation_vector(values[:, :2], positive, kind, seed=0)
         assert chance == pytest.approx(0.5, abs=0.15)
 
     def test_an_activation_vector_needs_both_kinds(self):

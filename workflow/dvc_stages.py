@@ -177,8 +177,10 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
     ),
     "write_report": (
         "results", {}, "results/report.html",
-        ["results/tables", "results/figures", "${root}/workflow/report"], ["results/report.html"],
-        [],
+        ["results/tables", "results/figures", "results/sweeps", "results/robustness",
+         "results/layers", "results/concepts", "results/edits", "results/disentanglement",
+         "${root}/workflow/report"],
+        ["results/report.html"], ["compare"],
     ),
 }  # fmt: skip
 

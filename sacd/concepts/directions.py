@@ -27,7 +27,8 @@ class Directions:
         names: of the directions.
         vectors: (K, C), of length one.
         means: (K,), where real features lie along each, on average.
-        scales: (K,), their deviation along each: the natural unit of an edit.
+        scales: (K,), the natural unit of an edit: how far examples with the concept lie from those
+            without it, where there are examples; else the deviation of real features.
         explained: (K,), the share of real features' variance that lies along each.
     """
 
@@ -38,12 +39,22 @@ class Directions:
     explained: Tensor
 
     @classmethod
-    def measured(cls, names: Sequence[str], vectors: Tensor, values: Tensor) -> "Directions":
-        """Directions (K, C) of any length, measured on real features `values` (M, C)."""
+    def measured(
+        cls,
+        names: Sequence[str],
+        vectors: Tensor,
+        values: Tensor,
+        scales: Tensor | None = None,
+    ) -> "Directions":
+        """Directions (K, C) of any length, measured on real features `values` (M, C).
+
+        scales: (K,), where examples gave them.
+        """
         units = F.normalize(vectors.float(), dim=1).contiguous()  # else it cannot be saved
         along = values.float() @ units.T
         variance, total = along.var(0, correction=0), values.float().var(0, correction=0).sum()
-        return cls(tuple(names), units, along.mean(0), variance.sqrt(), variance / total)
+        steps = variance.sqrt() if scales is None else scales
+        return cls(tuple(names), units, along.mean(0), steps, variance / total)
 
     def row(self, name: str) -> int:
         """Where a direction stands; raises `SacdError` with the nearest name."""
@@ -137,8 +148,8 @@ def class_directions(backbone: Backbone, features: Tensor) -> Tensor:
 
 def activation_vector(
     values: Tensor, positive: Tensor, kind: str, seed: int
-) -> tuple[Tensor, float]:
-    """The direction (C,) from examples without a concept to those with it, and how sure it is.
+) -> tuple[Tensor, float, float]:
+    """The direction (C,) from examples without a concept to those with it, how far, and how sure.
 
     values: (M, C), one an example; positive: bool (M,). `kind` is
 
@@ -148,8 +159,9 @@ def activation_vector(
     - "pattern": from the mean of the examples without it to the mean of those with it, which is how
       features change with the concept (Haufe et al. 2014; Pahde et al. 2022, arXiv 2202.03482).
 
-    With it comes the accuracy on held-out examples of such a direction with a threshold, balanced
-    over both kinds (0.5 is chance), by cross-validation.
+    With it come how far the means of both lie apart along it, and the accuracy on held-out examples
+    of such a direction with a threshold, balanced over both kinds (0.5 is chance), by
+    cross-validation.
     """
     from sklearn.linear_model import LogisticRegression  # seconds to import
     from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -160,13 +172,14 @@ def activation_vector(
     if fewest < 2:
         raise SacdError("A concept needs at least two examples with it and two without it.")
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=seed)
+    difference = values[positive].mean(0) - values[~positive].mean(0)
     if kind == "pattern":
-        model, used = NearestCentroid(), values.numpy().astype(np.float64)
-        vector = values[positive].mean(0) - values[~positive].mean(0)
+        model, used, vector = NearestCentroid(), values.numpy().astype(np.float64), difference
     else:
         model = LogisticRegression(class_weight="balanced", max_iter=1000)
         mean, deviation = values.mean(0), values.std(0).clamp(min=1e-6)
         used = ((values - mean) / deviation).numpy().astype(np.float64)
         vector = torch.from_numpy(model.fit(used, labels).coef_[0]).float() / deviation
     accuracy = cross_val_score(model, used, labels, cv=folds, scoring="balanced_accuracy")
-    return F.normalize(vector, dim=0), float(accuracy.mean())
+    unit = F.normalize(vector, dim=0)
+    return unit, float(difference @ unit), float(accuracy.mean())

@@ -66,7 +66,9 @@ def plot_edits(table: pd.DataFrame, kind: str) -> Figure:
             if backbone == backbones[0]:
                 axis.set_title(EDIT_LABELS[metric], fontsize=8)
         row_axes[0].set_ylabel(backbone)
-    figure.supxlabel("strength, in deviations" if kind == "steering" else "share of the other")
+    figure.supxlabel(
+        "strength, in scales of the concept" if kind == "steering" else "share of the other"
+    )
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside upper center",
                   ncols=4, frameon=False, fontsize=7)  # fmt: skip
     return figure

@@ -14,6 +14,7 @@ shell.prefix(f"set -euo pipefail; export PYTHONPATH='{ROOT}'; ")
 from sacd.errors import SacdError
 from sacd.files import digest
 from stages.code import code_version
+from stages.report_figures import more_figures
 from stages.settings import load_settings, section
 
 try:
@@ -25,10 +26,14 @@ COMPARE = SETTINGS.compare
 SPLITS = ("train", "val", "test")
 
 
+REPORTED = ("sweeps", "robustness", "layers", "concepts", "edits", "disentanglement")
+
+
 # DVC's stages depend on these folders, which an experiment without probes, say, would lack.
 for folder in (
     "models/probes",
     "models/readouts",
+    *(f"results/{kind}" for kind in REPORTED),
     *(f"{kind}/{name}" for kind in ("decoders", "concepts") for name in COMPARE.backbones),
 ):
     Path(folder).mkdir(parents=True, exist_ok=True)

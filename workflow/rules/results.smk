@@ -172,6 +172,7 @@ rule write_report:
                 "prior_samples",
             ),
         ),
+        [str(path) for _, _, path in more_figures(COMPARE)],
     output:
         "results/report.html",
     log:
@@ -184,5 +185,6 @@ rule write_report:
     params:
         code=code_version("stages.write_report"),
         captions=CAPTIONS,
+        settings=settings("compare"),
     shell:
         "python -m stages.write_report 2>&1 | tee {log}"
