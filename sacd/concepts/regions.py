@@ -19,7 +19,7 @@ def object_region(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 def active_region(features: Tensor, found: Directions, row: int) -> Tensor:
     """Where a concept, a row of `found`, is active in features (N, C, h, w).
 
-    That is where they lie further along it than the mean of real features and `ACTIVE_ABOVE` scales;
+    That is where they lie further along it than the mean of real ones and `ACTIVE_ABOVE` scales;
     where an image has no such location, the one furthest along.
     """
     along = torch.einsum("c,nchw->nhw", found.vectors[row], features.float())
