@@ -294,7 +294,7 @@ class TestRules:
     def place(self, compared: Checkout) -> Path:
         return compared.experiment
 
-    @pytest.mark.parametrize("name", ["nmf", "pca", "dictionary", "classes", "factors"])
+    @pytest.mark.parametrize("name", ["nmf", "classes", "factors"])
     def test_the_table_is_of_the_directions_that_were_found(self, place: Path, name: str):
         table = pd.read_csv(place / f"results/concepts/{name}.csv")
         folder = place / f"concepts/tiny_a/{name}"
