@@ -4,7 +4,6 @@ All randomness of step i comes from a generator seeded by (seed, i), so a run th
 started again ends with the same weights as one that was not.
 """
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -14,13 +13,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sacd.errors import SacdError
-from sacd.files import atomic
 from sacd.numerics import numerics
+from sacd.tensors import reading, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 
@@ -173,9 +170,8 @@ def _save_checkpoint(
         tensors[f"averaged.{name}"] = averaged[name].contiguous()
         for key, value in optimizer.state[parameter].items():
             tensors[f"optimizer.{key}.{name}"] = value.contiguous()
-    progress = json.dumps({"step": step, "history": history, "seconds": seconds})
-    with atomic(work / CHECKPOINT) as temporary:
-        save_file(tensors, temporary, metadata={"progress": progress})
+    progress = {"step": step, "history": history, "seconds": seconds}
+    write_tensors(work / CHECKPOINT, tensors, progress=progress)
 
 
 @torch.no_grad()
@@ -188,14 +184,13 @@ def _load_checkpoint(
     path = work / CHECKPOINT
     if not path.exists():
         return 0, [], 0.0
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dict)
-        progress = json.loads(file.metadata()["progress"])
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors[f"weights.{name}"])
-        averaged[name].copy_(tensors[f"averaged.{name}"])
-        optimizer.state[parameter] = {
-            key: tensors[f"optimizer.{key}.{name}"].to(parameter.device)
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
+    with reading(path, "a checkpoint") as file:
+        progress = file.metadata("progress")
+        for name, parameter in parameters.items():
+            parameter.copy_(file[f"weights.{name}"])
+            averaged[name].copy_(file[f"averaged.{name}"])
+            optimizer.state[parameter] = {
+                key: file[f"optimizer.{key}.{name}"].to(parameter.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+            }
     return progress["step"], progress["history"], progress["seconds"]

@@ -18,15 +18,13 @@ examples.safetensors holds pictures of some images, uint8 (extents, EXAMPLES, 3,
 import argparse
 
 import pandas as pd
-import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.concepts.effects import landed, leaked, response
-from sacd.files import atomic
 from sacd.optimization import evenly_spaced
 from stages.artefacts import edit_folder
 from stages.common import Clock, run
+from stages.drawn import write_drawn
 from stages.edits import Edited, Subjects, choose_subjects, edits_of
 from stages.methods import draw_all, prepare
 from stages.observer import Observer, Scores
@@ -78,11 +76,7 @@ def main() -> None:
             tables.append(_rows(edited, method, subjects, images.shape[1], table))
             examples.setdefault(method, []).append(evenly_spaced(images[:, 0], EXAMPLES))
     folder = edit_folder(name, edit)
-    with atomic(folder) as temporary:
-        temporary.mkdir()
-        pd.concat(tables, ignore_index=True).to_parquet(temporary / "scores.parquet", index=False)
-        pictures = {method: torch.stack(shown) for method, shown in examples.items()}
-        save_file(pictures, temporary / "examples.safetensors")
+    write_drawn(folder, tables, examples)
     clock.finish(
         folder / "record.json",
         {

@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from sacd.files import atomic, read_json
+from sacd.files import read_json, write_text
 from sacd.metrics.bootstrap import summarise
 from stages.artefacts import (
     REFERENCE_SCORES,
@@ -22,9 +22,9 @@ from stages.artefacts import (
     score_file,
 )
 from stages.common import Clock, read_record, run
-from stages.markdown import interval, markdown
 from stages.sections import Compare, Settings
 from stages.settings import load_settings, training_folder
+from stages.tabular import interval, markdown, write_csv
 
 METRICS = (
     "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",
@@ -54,11 +54,9 @@ def main() -> None:
     )
     tables = {"main": table, "checks": _checks(table, settings), "training": _training(settings)}
     for name, content in tables.items():
-        with atomic(TABLES / f"{name}.csv") as temporary:
-            content.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+        write_csv(TABLES / f"{name}.csv", content)
     for name, text in (("main", _markdown(table)), ("methods", _methods(table))):
-        with atomic(TABLES / f"{name}.md") as temporary:
-            temporary.write_text(text)
+        write_text(TABLES / f"{name}.md", text)
     clock.finish(TABLES / "record.json", settings.model_dump())
 
 

@@ -11,18 +11,16 @@ pictures, uint8 (levels, 3, S, S) for each.
 import argparse
 
 import pandas as pd
-import torch
 from diffusers import AutoencoderKL
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from stages.artefacts import PRIOR, robustness_folder
 from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
+from stages.drawn import write_drawn
 from stages.inputs import load_backbone
 from stages.methods import Draw, draw_all, prepare
 from stages.sections import with_samples
@@ -55,11 +53,7 @@ def main() -> None:
             if method != SHUFFLED:
                 examples.setdefault(method, []).append(images[len(images) // 2])
     folder = robustness_folder(name, disturbance)
-    with atomic(folder) as temporary:
-        temporary.mkdir()
-        pd.concat(tables, ignore_index=True).to_parquet(temporary / "scores.parquet", index=False)
-        pictures = {method: torch.stack(images) for method, images in examples.items()}
-        save_file(pictures, temporary / "examples.safetensors")
+    write_drawn(folder, tables, examples)
     clock.finish(
         folder / "record.json",
         {

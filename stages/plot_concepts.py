@@ -14,10 +14,11 @@ from sacd.concepts.directions import Directions
 from sacd.figures.concepts import plot_concepts
 from sacd.figures.mosaic import mosaic
 from sacd.figures.style import save_figure
-from sacd.files import atomic, read_json
+from sacd.files import read_json
 from stages.artefacts import concept_file, concept_folder
 from stages.common import Clock, run
 from stages.settings import load_settings, pick
+from stages.tabular import write_csv
 
 
 def main() -> None:
@@ -39,8 +40,7 @@ def main() -> None:
             for row, shown in zip(rows, patches, strict=True)
         ]
     path = concept_file(name)
-    with atomic(path) as temporary:
-        pd.DataFrame(table).to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    write_csv(path, pd.DataFrame(table))
     save_figure(plot_concepts(pictures), path.with_suffix(""))
     clock.finish(
         path.with_suffix(".record.json"),

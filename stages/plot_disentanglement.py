@@ -13,12 +13,14 @@ import pandas as pd
 
 from sacd.figures.edits import plot_disentanglement
 from sacd.figures.style import save_figure
-from sacd.files import atomic, read_json
+from sacd.files import read_json
 from sacd.metrics.bootstrap import summarise
 from stages.artefacts import disentanglement_file, edit_folder, readout_folder
 from stages.common import Clock, run
+from stages.drawn import read_scores
 from stages.edits import labelled
 from stages.settings import load_settings, pick
+from stages.tabular import write_csv
 
 NOISE = "other noise (floor)"
 SAMPLE = ["method", "image_id", "sample"]
@@ -39,7 +41,7 @@ def main() -> None:
     }
     rows: list[Row] = []
     for backbone in settings.compare.backbones:
-        scores = pd.read_parquet(edit_folder(backbone, name) / "scores.parquet")
+        scores = read_scores(edit_folder(backbone, name))
         asked = {
             what: labelled(settings, chosen.concepts, what)[0] for what in scores.what.unique()
         }
@@ -50,8 +52,7 @@ def main() -> None:
         ]
     table = pd.DataFrame(rows)
     path = disentanglement_file(name)
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    write_csv(path, table)
     shown = table[(table.method == chosen.methods[0])]
     save_figure(plot_disentanglement(shown, list(accuracy), NOISE), path.with_suffix(""))
     clock.finish(

@@ -12,17 +12,17 @@ import argparse
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sacd.figures.edits import plot_edit_examples, plot_edits
 from sacd.figures.style import rgb, save_figure
-from sacd.files import atomic
+from sacd.files import write_text
 from sacd.metrics.bootstrap import summarise
 from stages.artefacts import edit_file, edit_folder
 from stages.common import Clock, run
-from stages.markdown import interval, markdown
+from stages.drawn import read_examples, read_scores
 from stages.settings import load_settings, pick
+from stages.tabular import interval, markdown, write_csv
 
 METRICS = (
     "cos_of_asked", "rel_l2_of_asked", "landed", "across", "outside", "response", "plausible",
@@ -38,41 +38,24 @@ def main() -> None:
     name = parser.parse_args().edit
     clock, settings = Clock(), load_settings()
     chosen = pick(settings.edits, name, "edit")
+    backbones = settings.compare.backbones
+    folders = {backbone: edit_folder(backbone, name) for backbone in backbones}
+    scores = {backbone: _with_shares(read_scores(folders[backbone])) for backbone in backbones}
+    table = _table(scores, list(chosen.methods), settings.seed)
     steering = chosen.type == "steering"
-    rows, pictures = [], {}
-    for backbone in settings.compare.backbones:
-        folder = edit_folder(backbone, name)
-        scores = with_shares(pd.read_parquet(folder / "scores.parquet"))
-        examples = load_file(folder / "examples.safetensors")
-        pictures[backbone] = _examples(examples, scores, steering)
-        shares = [column for column in scores if column.endswith(("_own", "_wanted"))]
-        metrics = dict.fromkeys((*METRICS, *(c for c in shares if c not in METRICS)))
-        for (what, level, method), group in scores.groupby(["what", "level", "method"]):
-            row = {"backbone": backbone, "what": what, "method": method, "level": level}
-            rows.append(row | summarise(group, list(metrics), settings.seed))
-    order = {method: number for number, method in enumerate(chosen.methods)}
-    table = pd.DataFrame(rows).sort_values("method", key=lambda c: c.map(order), kind="stable")
-    table = table.sort_values(["what", "level"], kind="stable")
-    table = pd.concat([table[table.backbone == b] for b in settings.compare.backbones])
-    table = table.astype({c: float for c in table if c not in ("backbone", "what", "method")})
     path = edit_file(name)
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
-    with atomic(path.with_suffix(".md")) as temporary:
-        temporary.write_text(_limits(table) if steering else _outcomes(table))
+    write_csv(path, table)
+    write_text(path.with_suffix(".md"), _limits(table) if steering else _outcomes(table))
     save_figure(plot_edits(table, chosen.type), path.with_suffix(""))
+    pictures = {b: _examples(read_examples(folders[b]), scores[b], steering) for b in backbones}
     save_figure(plot_edit_examples(pictures), path.with_name(f"{name}_examples"))
     clock.finish(
         path.with_suffix(".record.json"),
-        {
-            "seed": settings.seed,
-            "edit": chosen.model_dump(),
-            "backbones": settings.compare.backbones,
-        },
+        {"seed": settings.seed, "edit": chosen.model_dump(), "backbones": backbones},
     )
 
 
-def with_shares(scores: pd.DataFrame) -> pd.DataFrame:
+def _with_shares(scores: pd.DataFrame) -> pd.DataFrame:
     """Scores with, for each factor, whether its kind is the own one and whether the wanted one."""
     for column in [c for c in scores if c.startswith("kind_")]:
         factor = column.removeprefix("kind_")
@@ -82,6 +65,24 @@ def with_shares(scores: pd.DataFrame) -> pd.DataFrame:
                 scores[f"{factor}_{which}"] = agrees.where(scores[truth].notna())
     truths = [c for c in scores if c.startswith(("own_", "wanted_"))]
     return scores.drop(columns=truths)
+
+
+def _table(scores: dict[str, pd.DataFrame], methods: list[str], seed: int) -> pd.DataFrame:
+    """Means with intervals of each backbone's scores, by what was edited, level and method."""
+    rows = []
+    for backbone, table in scores.items():
+        shares = [column for column in table if column.endswith(("_own", "_wanted"))]
+        metrics = list(dict.fromkeys((*METRICS, *shares)))
+        groups = table.groupby(["what", "level", "method"])
+        for what, level, method in sorted(
+            groups.groups, key=lambda key: (key[0], key[1], methods.index(key[2]))
+        ):
+            row = {"backbone": backbone, "what": what, "method": method, "level": level}
+            group = groups.get_group((what, level, method))
+            rows.append(row | summarise(group, metrics, seed))
+    summary = pd.DataFrame(rows)
+    texts = ("backbone", "what", "method")
+    return summary.astype({column: float for column in summary if column not in texts})
 
 
 def _limits(table: pd.DataFrame) -> str:

@@ -4,18 +4,17 @@ import argparse
 
 import numpy as np
 import pandas as pd
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sacd.figures.robustness import plot_examples, plot_robustness
 from sacd.figures.style import rgb, save_figure
-from sacd.files import atomic
 from sacd.metrics.bootstrap import summarise
 from stages.artefacts import robustness_file, robustness_folder
 from stages.common import Clock, run
+from stages.drawn import read_examples, read_scores
 from stages.settings import load_settings, pick
+from stages.tabular import write_csv
 
-SCORES = "scores.parquet"
 METRICS = (
     "cos_of_features", "cos_of_image", "judge_cos_of_image", "class_of_features", "class_of_image",
     "judge_class_of_features", "judge_class_of_image", "class_of_target", "judge_class_of_target",
@@ -31,15 +30,14 @@ def main() -> None:
     rows, examples = [], {}
     for backbone in settings.compare.backbones:
         folder = robustness_folder(backbone, name)
-        scores = pd.read_parquet(folder / SCORES)
-        examples[backbone] = _examples(load_file(folder / "examples.safetensors"), scores)
+        scores = read_scores(folder)
+        examples[backbone] = _examples(read_examples(folder), scores)
         for (level, method), group in scores.groupby(["level", "method"], sort=False):
             row = {"backbone": backbone, "disturbance": name, "level": level, "method": method}
             rows.append(row | summarise(group, METRICS, settings.seed))
     table = pd.DataFrame(rows).astype({metric: float for metric in METRICS})
     path = robustness_file(name)
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    write_csv(path, table)
     save_figure(plot_robustness(table, name), path.with_suffix(""))
     save_figure(plot_examples(examples), path.with_name(f"{name}_examples"))
     clock.finish(

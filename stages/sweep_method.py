@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
-from sacd.files import atomic, read_json, write_json
+from sacd.files import read_json, write_json
 from sacd.metrics.bootstrap import summarise
 from sacd.metrics.scoring import Eyes, Truth
 from sacd.prior.latents import round_trip
@@ -25,6 +25,7 @@ from stages.evaluation import load_eyes, load_truth, score_images, scoring_secti
 from stages.methods import Draw, draw_all, prepare
 from stages.sections import Settings, SweepSettings, changed
 from stages.settings import load_settings, pick
+from stages.tabular import write_csv
 
 METRICS = (
     "cos_median", "top1_match", "judge_cos_median", "judge_top1_match", "object_iou",
@@ -48,8 +49,7 @@ def main() -> None:
         ]
     )
     path = sweep_file(name)
-    with atomic(path) as temporary:
-        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
+    write_csv(path, table)
     shown = [metric for metric in METRICS if metric in table]
     varied = [key for key, values in sweep.over.items() if len(values) > 1]
     save_figure(plot_sweep(table, varied or list(sweep.over), shown), path.with_suffix(""))

@@ -1,6 +1,5 @@
 """Directions in a backbone's feature space that may stand for concepts."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,11 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError, unknown_name
-from sacd.files import atomic
+from sacd.tensors import reading, write_tensors
 
 TENSORS = ("vectors", "means", "scales", "explained")  # of a file, in the order of the fields
 
@@ -65,19 +62,13 @@ class Directions:
     def save(self, path: Path) -> None:
         """Write a safetensors file."""
         tensors = {name: getattr(self, name) for name in TENSORS}
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"names": json.dumps(self.names)})
+        write_tensors(path, tensors, names=self.names)
 
     @classmethod
     def load(cls, path: Path) -> "Directions":
         """Read what `save` wrote; raises `SacdError`."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = json.loads(file.metadata()["names"])
-                parts = [file.get_tensor(name) for name in TENSORS]
-        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise SacdError(f"{path}: not a file of concepts ({error}).") from error
-        return cls(tuple(names), *parts)
+        with reading(path, "concepts") as file:
+            return cls(tuple(file.metadata("names")), *(file[name] for name in TENSORS))
 
 
 def locations(features: Tensor, count: int, seed: int) -> Tensor:

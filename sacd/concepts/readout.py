@@ -1,18 +1,15 @@
 """Reading true factors off a network's features: linear classifiers (Alain & Bengio 2016)."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.concepts.labels import pooled
 from sacd.errors import SacdError
-from sacd.files import atomic
+from sacd.tensors import reading, write_tensors
 
 FOLDS = 5
 
@@ -50,25 +47,15 @@ class Readout:
             for factor, layer in self.layers.items()
             for part, tensor in zip(("weights", "biases"), layer, strict=True)
         }
-        with atomic(path) as temporary:
-            save_file(tensors, temporary, metadata={"kinds": json.dumps(self.kinds)})
+        write_tensors(path, tensors, kinds=self.kinds)
 
     @classmethod
     def load(cls, path: Path) -> "Readout":
         """Read what `save` wrote; raises `SacdError`."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                kinds = json.loads(file.metadata()["kinds"])
-                layers = {
-                    factor: (
-                        file.get_tensor(f"{factor}.weights"),
-                        file.get_tensor(f"{factor}.biases"),
-                    )
-                    for factor in kinds
-                }
-        except (FileNotFoundError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise SacdError(f"{path}: not a file of a readout ({error}).") from error
-        return cls({factor: tuple(names) for factor, names in kinds.items()}, layers)
+        with reading(path, "a readout") as file:
+            kinds = {factor: tuple(names) for factor, names in file.metadata("kinds").items()}
+            layers = {f: (file[f"{f}.weights"], file[f"{f}.biases"]) for f in kinds}
+        return cls(kinds, layers)
 
 
 def pool_parts(features: Tensor, found: Tensor) -> Tensor:

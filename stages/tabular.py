@@ -1,6 +1,17 @@
-"""Tables for reading, in Markdown."""
+"""Tables as files: CSV for programs, Markdown for reading."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from sacd.files import atomic
+
+
+def write_csv(path: Path, table: pd.DataFrame) -> None:
+    """Write a table of results, numbers to five digits."""
+    with atomic(path) as temporary:
+        table.to_csv(temporary, index=False, float_format="%.5g", na_rep="n/a")
 
 
 def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
