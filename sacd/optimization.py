@@ -15,8 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sacd import parallel
 from sacd.errors import SacdError
 from sacd.numerics import numerics
+from sacd.stopping import Stopped, noting_requests
 from sacd.tensors import reading, write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -74,7 +76,7 @@ def train(
     recipe: Recipe,
     work: Path,
     progress: Progress = lambda items, total: items,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = 120.0,
     log_every: int = 25,
     check: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
 ) -> Trained:
@@ -83,48 +85,132 @@ def train(
     `loss` returns the scalar to minimise and named numbers to log; `check`, called at every fifth
     log with the averaged weights, adds more. `work` keeps the checkpoint of an unfinished run; its
     name must be unique to everything that determines the run. Raises `SacdError` on a non-finite
-    loss. `parameters` end with the last, not the averaged, weights.
+    loss, and `Stopped`, after a checkpoint, when asked to stop. `parameters` end with the last, not
+    the averaged, weights.
+
+    Of several processes (`sacd.parallel`) each takes the loss of its share of the batch; the steps
+    are those of the whole batch.
     """
-    optimizer = torch.optim.AdamW(
-        _decay_groups(parameters, recipe.weight_decay),
-        lr=recipe.learning_rate,
-        betas=(0.9, 0.99),
-        fused=True,
-    )
-    averaged = {name: value.detach().clone() for name, value in parameters.items()}
-    done, history, seconds = _load_checkpoint(work, parameters, averaged, optimizer)
+    parallel.join()
+    parallel.require_even_shares(recipe.batch)
+    run = _Run(parameters, recipe)
+    run.load(work)
     device = next(iter(parameters.values())).device
-    started = saved = time.monotonic()
-    sums: dict[str, float] = {}
-    for step in progress(iter(range(done, recipe.steps)), recipe.steps - done):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(recipe, step)
-        with numerics(device, recipe.precision):
-            value, numbers = loss(step, step_generator(recipe.seed, step))
-        if not bool(value.isfinite()):
+    steps = progress(iter(range(run.step, recipe.steps)), recipe.steps - run.step)
+    saved = time.monotonic()
+    with (
+        noting_requests() as asked,
+        parallel.averaging_gradients(parameters.values()) as finish_averaging,
+    ):
+        for step in steps:
+            with numerics(device, recipe.precision):
+                value, numbers = loss(step, step_generator(recipe.seed, step))
+            run.descend(value, finish_averaging)
+            run.add({"loss": float(value.detach()), **numbers})
+            ended = step + 1 == recipe.steps
+            if (step + 1) % log_every == 0 or ended:
+                fifth = (step + 1) % (5 * log_every) == 0 or ended
+                run.log(device, check(run.averaged) if check and fifth else {})
+            due = asked() or time.monotonic() - saved > checkpoint_seconds
+            if not ended and parallel.anywhere(due, device):
+                run.save(work, device)
+                saved = time.monotonic()
+                if parallel.anywhere(asked(), device):
+                    raise Stopped(f"stopped after {step + 1} of {recipe.steps} steps")
+    return Trained(run.averaged, run.history, run.seconds)
+
+
+class _Run:
+    """A training under way: all that a checkpoint keeps."""
+
+    def __init__(self, parameters: dict[str, nn.Parameter], recipe: Recipe):
+        self.parameters, self.recipe = parameters, recipe
+        self.averaged = {name: value.detach().clone() for name, value in parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            _decay_groups(parameters, recipe.weight_decay),
+            lr=recipe.learning_rate,
+            betas=(0.9, 0.99),
+            fused=True,
+        )
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self._sums: dict[str, float] = {}
+        self._summed = 0  # steps since the last log
+        self._seconds, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on it so far, by all runs together."""
+        return self._seconds + time.monotonic() - self._started
+
+    def descend(self, loss: Tensor, finish_averaging: Callable[[], None]) -> None:
+        """A step against the gradient of `loss`."""
+        recipe = self.recipe
+        if not bool(loss.isfinite()):
             raise SacdError(
-                f"The loss is {value.item()} at step {step}: lower the learning rate "
+                f"The loss is {loss.item()} at step {self.step}: lower the learning rate "
                 f"(now {recipe.learning_rate}) or use precision fp32."
             )
-        optimizer.zero_grad(set_to_none=True)
-        value.backward()
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), recipe.clip)
-        optimizer.step()
-        _average(averaged, parameters, recipe.ema, step)
-        for name, number in {"loss": float(value.detach()), **numbers}.items():
-            sums[name] = sums.get(name, 0.0) + number
-        if (step + 1) % log_every == 0 or step + 1 == recipe.steps:
-            count = (step % log_every) + 1
-            entry = {"step": step + 1.0} | {k: v / count for k, v in sums.items()}
-            due = (step + 1) % (5 * log_every) == 0 or step + 1 == recipe.steps
-            history.append(entry | (check(averaged) if check and due else {}))
-            sums = {}
-            # Only between two log intervals, so that a resumed history has no broken mean.
-            if time.monotonic() - saved > checkpoint_seconds:
-                saved = time.monotonic()
-                elapsed = seconds + saved - started
-                _save_checkpoint(work, parameters, averaged, optimizer, step + 1, history, elapsed)
-    return Trained(averaged, history, seconds + time.monotonic() - started)
+        for group in self.optimizer.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(recipe, self.step)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        finish_averaging()
+        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        self.optimizer.step()
+        _average(self.averaged, self.parameters, recipe.ema, self.step)
+        self.step += 1
+
+    def add(self, numbers: dict[str, float]) -> None:
+        """Note a step's numbers for the log."""
+        self._sums = {name: self._sums.get(name, 0.0) + n for name, n in numbers.items()}
+        self._summed += 1
+
+    def log(self, device: torch.device, checked: dict[str, float]) -> None:
+        """Write the means since the last entry into the history."""
+        sums = parallel.mean(self._sums, device)
+        means = {name: total / self._summed for name, total in sums.items()}
+        self.history.append({"step": float(self.step)} | means | checked)
+        self._sums, self._summed = {}, 0
+
+    def save(self, work: Path, device: torch.device) -> None:
+        """Write a checkpoint; of several processes, which have the same weights, the first does."""
+        self._sums = parallel.mean(self._sums, device)
+        if not parallel.first():
+            return
+        tensors = {}
+        for name, parameter in self.parameters.items():
+            tensors[f"weights.{name}"] = parameter.detach().contiguous()
+            tensors[f"averaged.{name}"] = self.averaged[name].contiguous()
+            for key, value in self.optimizer.state[parameter].items():
+                tensors[f"optimizer.{key}.{name}"] = value.contiguous()
+        progress = {
+            "step": self.step,
+            "history": self.history,
+            "sums": self._sums,
+            "summed": self._summed,
+            "seconds": self.seconds,
+        }
+        write_tensors(work / CHECKPOINT, tensors, progress=progress)
+
+    @torch.no_grad()
+    def load(self, work: Path) -> None:
+        """Take up the checkpoint, where there is one."""
+        path = work / CHECKPOINT
+        if not path.exists():
+            return
+        with reading(path, "a checkpoint") as file:
+            progress = file.metadata("progress")
+            for name, parameter in self.parameters.items():
+                parameter.copy_(file[f"weights.{name}"])
+                self.averaged[name].copy_(file[f"averaged.{name}"])
+                self.optimizer.state[parameter] = {
+                    key: file[f"optimizer.{key}.{name}"].to(parameter.device)
+                    for key in ("step", "exp_avg", "exp_avg_sq")
+                }
+            self.step, self.history = progress["step"], progress["history"]
+            self._sums, self._summed = progress["sums"], progress["summed"]
+            self._seconds = progress["seconds"]
 
 
 def _decay_groups(parameters: dict[str, nn.Parameter], decay: float) -> list[dict[str, Any]]:
@@ -153,44 +239,3 @@ def _average(
     decay = min(ema, (1 + step) / (10 + step))
     old, new = list(averaged.values()), [p.detach() for p in parameters.values()]
     torch._foreach_lerp_(old, new, 1 - decay)
-
-
-def _save_checkpoint(
-    work: Path,
-    parameters: dict[str, nn.Parameter],
-    averaged: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    history: list[dict[str, float]],
-    seconds: float,
-) -> None:
-    tensors = {}
-    for name, parameter in parameters.items():
-        tensors[f"weights.{name}"] = parameter.detach().contiguous()
-        tensors[f"averaged.{name}"] = averaged[name].contiguous()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = value.contiguous()
-    progress = {"step": step, "history": history, "seconds": seconds}
-    write_tensors(work / CHECKPOINT, tensors, progress=progress)
-
-
-@torch.no_grad()
-def _load_checkpoint(
-    work: Path,
-    parameters: dict[str, nn.Parameter],
-    averaged: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-) -> tuple[int, list[dict[str, float]], float]:
-    path = work / CHECKPOINT
-    if not path.exists():
-        return 0, [], 0.0
-    with reading(path, "a checkpoint") as file:
-        progress = file.metadata("progress")
-        for name, parameter in parameters.items():
-            parameter.copy_(file[f"weights.{name}"])
-            averaged[name].copy_(file[f"averaged.{name}"])
-            optimizer.state[parameter] = {
-                key: file[f"optimizer.{key}.{name}"].to(parameter.device)
-                for key in ("step", "exp_avg", "exp_avg_sq")
-            }
-    return progress["step"], progress["history"], progress["seconds"]

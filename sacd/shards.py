@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from sacd import parallel
 from sacd.errors import SacdError
 from sacd.files import atomic, digest, read_json, write_json
 
@@ -51,26 +52,33 @@ def fill_shards(
 
     The name of `work` must be unique to the settings that make the shards; after a kill the same
     call goes on with the first missing one. `info` is stored in the index; a function is called
-    with the arrays of every finished shard.
+    with the arrays of every finished shard. Several processes (`sacd.parallel`) share the shards.
     """
     if len(set(ids)) != len(ids):
         raise SacdError(f"{work}: the ids of its rows are not unique.")
     work.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(ids), rows_per_shard)
-    for number in progress(iter(range(len(starts))), len(starts)):
+    mine = parallel.share(range(len(starts)))
+    for number in progress(iter(mine), len(mine)):
         path = work / _shard_name(number)
         if not path.exists():
             rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
             _save_shard(path, ids[rows], make(rows.start, rows.stop))
-    shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
-    _write_index(work, len(starts), info(shards) if callable(info) else info)
+    parallel.wait()
+    if parallel.first():
+        shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
+        _write_index(work, len(starts), info(shards) if callable(info) else info)
+    parallel.wait()
 
 
 def publish_shards(work: Path, folder: Path) -> None:
     """Move what `fill_shards` made to its place.
 
-    A stage of several folders fills all of them first: what was published is not resumed.
+    A stage of several folders fills all of them first: what was published is not resumed. Of
+    several processes the first one does it.
     """
+    if not parallel.first():
+        return
     if folder.exists():
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sacd import parallel
 from sacd.errors import SacdError
 from sacd.files import digest, read_json, write_json
+from sacd.stopping import Stopped, raise_when_asked
 from stages.code import code_version
 
 WORK = Path(".work")
@@ -23,7 +25,12 @@ PACKAGES = ("torch", "diffusers", "timm", "numpy", "pandas")
 
 
 def run(main: Callable[[], None]) -> None:
-    """Run a stage; a `SacdError` becomes one message on stderr and exit status 1."""
+    """Run a stage; a `SacdError` becomes one message on stderr and exit status 1.
+
+    Asked to stop (SIGTERM, or SIGUSR1 ahead of a job's wall time), it ends in order, and the same
+    command goes on from there.
+    """
+    raise_when_asked()
     try:
         main()
     except SacdError as error:
@@ -32,6 +39,9 @@ def run(main: Callable[[], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; run it again: what was finished is kept.", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(f"{stopped}; run it again: what was finished is kept.", file=sys.stderr)
+        sys.exit(143)
 
 
 def progress(label: str) -> Callable[[Iterator[int], int], Iterator[int]]:
@@ -63,6 +73,7 @@ def device() -> Any:
     """The GPU if there is one, else the CPU."""
     import torch
 
+    parallel.join()  # which gives each of several processes a GPU of its own
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -96,7 +107,12 @@ class Clock:
         self._started = time.monotonic()
 
     def finish(self, path: Path, settings: Any, **more: Any) -> None:
-        """Write parameters, versions, code revision, device and seconds beside a result."""
+        """Write parameters, versions, code revision, device and seconds beside a result.
+
+        Of several processes the first one does.
+        """
+        if not parallel.first():
+            return
         write_json(
             path,
             {
@@ -104,7 +120,8 @@ class Clock:
                 "packages": {name: version(name) for name in PACKAGES},
                 "python": platform.python_version(),
                 "revision": _revision(),
-                "device": _device_name(),
+                "device": device_name(),
+                "processes": parallel.count(),
                 "wall_seconds": round(time.monotonic() - self._started, 2),
                 "peak_memory_mb": _peak_memory_mb(),
                 **more,
@@ -131,7 +148,7 @@ def _git(*arguments: str) -> str:
     return done.stdout.strip()
 
 
-def _device_name() -> str:
+def device_name() -> str:
     import torch
 
     if torch.cuda.is_available():

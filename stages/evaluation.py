@@ -6,17 +6,20 @@ from pathlib import Path
 import pandas as pd
 import torch
 from diffusers import UNet2DModel
+from safetensors.torch import load_file
 from torch import Tensor
 
+from sacd import parallel
 from sacd.concepts.readout import pool_parts
 from sacd.files import atomic, write_json
 from sacd.metrics.finder import mask_logits
 from sacd.metrics.scoring import Eyes, Truth, score_batch
 from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
-from sacd.shards import Shards
+from sacd.shards import INDEX, Shards
+from sacd.tensors import write_tensors
 from stages.artefacts import feature_folder, image_folder, probe_folder
-from stages.common import device, progress
+from stages.common import content, device, progress, work_folder
 from stages.inputs import load_backbone, load_masks, spread_rows
 from stages.sections import Settings
 
@@ -84,17 +87,39 @@ def read_parts(features: Tensor, images: Tensor, finder: UNet2DModel | None) -> 
 
 
 def score_images(
-    truth: Truth, samples: Callable[[int, int], Tensor], eyes: Eyes, label: str
+    truth: Truth, samples: Callable[[int, int], Tensor], eyes: Eyes, label: str, work: Path
 ) -> tuple[pd.DataFrame, Tensor]:
-    """Score `samples(start, stop)`, uint8 (n, K, 3, H, W), of all test images in batches."""
+    """Score `samples(start, stop)`, uint8 (n, K, 3, H, W), of all test images in batches.
+
+    Batches are kept in `work`, as shards are by `fill_shards`: several processes share them, and an
+    interrupted run takes them up.
+    """
     starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
-    tables, judged = [], []
-    for start in progress(label)(iter(starts), len(starts)):
-        stop = min(start + IMAGES_PER_BATCH, len(truth.ids))
-        table, pooled = score_batch(truth.rows(start, stop), samples(start, stop), eyes)
-        tables.append(table)
-        judged.append(pooled)
+    batches = {start: work / f"batch-{start:07d}" for start in starts}
+    mine = parallel.share(starts)
+    for start in progress(label)(iter(mine), len(mine)):
+        if not batches[start].exists():
+            stop = min(start + IMAGES_PER_BATCH, len(truth.ids))
+            table, pooled = score_batch(truth.rows(start, stop), samples(start, stop), eyes)
+            with atomic(batches[start]) as temporary:
+                temporary.mkdir()
+                table.to_parquet(temporary / "scores.parquet", index=False)
+                write_tensors(temporary / "judged.safetensors", {"judged": pooled.contiguous()})
+    parallel.wait()
+    tables = [pd.read_parquet(batch / "scores.parquet") for batch in batches.values()]
+    judged = [load_file(batch / "judged.safetensors")["judged"] for batch in batches.values()]
     return pd.concat(tables, ignore_index=True), torch.cat(judged)
+
+
+def scoring_work(
+    stage: str, backbone: str, what: str, inputs: list[Path], settings: Settings
+) -> Path:
+    """The work folder of scoring test images that come of the files `inputs`."""
+    seen = [feature_folder(name, "test") / INDEX for name in (backbone, settings.compare.judge)]
+    probes = [probe_folder(name) / "config.json" for name in settings.compare.probes]
+    return work_folder(
+        stage, what, scoring_sections(settings), *map(content, [*inputs, *seen, *probes])
+    )
 
 
 def set_scores(

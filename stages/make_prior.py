@@ -5,6 +5,7 @@ from pathlib import Path
 
 from diffusers import AutoencoderKL
 
+from sacd import parallel
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.diffusion import create_scheduler, train_unet
@@ -27,6 +28,8 @@ def main() -> None:
         record = source / "record.json"
         training = read_record(source)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}
+    if not parallel.first():  # the first process writes what all have trained
+        return
     prior.save(PRIOR)
     clock.finish(
         PRIOR / "record.json",

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sacd.shards import Shards
+from sacd import parallel
+from sacd.shards import INDEX, Shards
 from stages.artefacts import (
+    MANIFEST,
     REFERENCE_SCORES,
     ROUND_TRIP,
     image_folder,
@@ -26,6 +28,7 @@ from stages.evaluation import (
     load_truth,
     score_images,
     scoring_sections,
+    scoring_work,
     set_scores,
     write_scores,
 )
@@ -43,12 +46,21 @@ def main() -> None:
     clock, settings = Clock(), load_settings()
     truth = load_truth(backbone, settings)
     eyes = load_eyes(backbone, settings)
+    sources = [
+        sample_folder(backbone, settings.compare.main_method), ROUND_TRIP, image_folder("train")
+    ]  # fmt: skip
+    inputs = [MANIFEST, *(folder / INDEX for folder in sources)]
     tables, sets = [], {}
     for name, images in _references(backbone, truth.images, settings).items():
-        table, judged = score_images(truth, images, eyes, f"scores {backbone} {name}")
+        work = scoring_work("score_references", backbone, name, inputs, settings)
+        table, judged = score_images(truth, images, eyes, f"scores {backbone} {name}", work)
+        if not parallel.first():
+            continue
         table.insert(0, "method", name)
         tables.append(table)
         sets[name] = set_scores(judged, truth, images, settings)
+    if not parallel.first():
+        return
     path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
     clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))

@@ -4,7 +4,8 @@ import argparse
 
 from torch import Tensor
 
-from sacd.shards import Shards
+from sacd import parallel
+from sacd.shards import INDEX, Shards
 from stages.artefacts import sample_folder, score_file
 from stages.common import Clock, run
 from stages.evaluation import (
@@ -12,6 +13,7 @@ from stages.evaluation import (
     load_truth,
     score_images,
     scoring_sections,
+    scoring_work,
     set_scores,
     write_scores,
 )
@@ -33,7 +35,10 @@ def main() -> None:
         return samples.read("images", range(start, stop))
 
     eyes = load_eyes(backbone, settings)
-    table, judged = score_images(truth, drawn, eyes, f"scores {backbone} {method}")
+    work = scoring_work("score_samples", backbone, method, [samples.folder / INDEX], settings)
+    table, judged = score_images(truth, drawn, eyes, f"scores {backbone} {method}", work)
+    if not parallel.first():
+        return
     table.insert(0, "method", method)
     path = score_file(backbone, method)
     write_scores(path, table, {method: set_scores(judged, truth, drawn, settings)})

@@ -7,6 +7,7 @@ round trip) and a floor (`random_image`: another of the images).
 import argparse
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pandas as pd
 from torch import Tensor
@@ -19,7 +20,7 @@ from sacd.metrics.scoring import Eyes, Truth
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX
-from stages.artefacts import PRIOR, feature_folder, sweep_file
+from stages.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from stages.common import Clock, content, device, run, work_folder
 from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
 from stages.methods import Draw, draw_all, prepare
@@ -72,12 +73,13 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
     for changes in sweep.combinations():
         method = changed(settings.methods[sweep.method], changes)
         draw, files = prepare(settings, backbone, method)
-        done = work_folder(
+        work = work_folder(
             "sweep_method", backbone, sweep.images, method.model_dump(), scoring_sections(settings),
             *map(content, [*seen, *files]),
-        ) / "row.json"  # fmt: skip
+        )  # fmt: skip
+        done = work / "row.json"
         if not done.exists():
-            scores = _try(draw, truth, eyes, f"{name} {backbone} {changes}", settings.seed)
+            scores = _try(draw, truth, eyes, f"{name} {backbone} {changes}", settings.seed, work)
             write_json(done, {"backbone": backbone, "method": sweep.method, **changes, **scores})
         yield read_json(done)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
@@ -87,23 +89,31 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
     }
     for reference, images in references.items():
         label = f"{name} {backbone} {reference}"
-        scores = _score(images[:, None], truth, eyes, label, settings.seed)
+        work = work_folder(
+            "sweep_method", backbone, sweep.images, reference, scoring_sections(settings),
+            *map(content, [PRIOR / "vae" / VAE_WEIGHTS, *seen]),
+        )  # fmt: skip
+        scores = _score(images[:, None], truth, eyes, label, settings.seed, work)
         yield {"backbone": backbone, "method": reference, **scores}
 
 
-def _try(draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int) -> dict[str, float | None]:
+def _try(
+    draw: Draw, truth: Truth, eyes: Eyes, label: str, seed: int, work: Path
+) -> dict[str, float | None]:
     """Mean scores, with intervals, of one way to draw, and its seconds an image."""
     started = time.monotonic()
     drawn = draw_all(draw, truth.ids, truth.features, f"draws {label}")
     seconds = (time.monotonic() - started) / len(truth.ids)
-    return {"seconds_per_image": seconds, **_score(drawn, truth, eyes, label, seed)}
+    return {"seconds_per_image": seconds, **_score(drawn, truth, eyes, label, seed, work)}
 
 
 def _score(
-    drawn: Tensor, truth: Truth, eyes: Eyes, label: str, seed: int
+    drawn: Tensor, truth: Truth, eyes: Eyes, label: str, seed: int, work: Path
 ) -> dict[str, float | None]:
     """Mean scores, with intervals, of images uint8 (N, K, 3, S, S)."""
-    table, _ = score_images(truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}")
+    table, _ = score_images(
+        truth, lambda start, stop: drawn[start:stop], eyes, f"scores {label}", work
+    )
     return summarise(table, [metric for metric in METRICS if metric in table], seed)
 
 

@@ -5,6 +5,7 @@ import sys
 
 import torch
 
+from sacd import parallel
 from sacd.adapters.adapter import AdapterConfig
 from sacd.adapters.registry import ADAPTERS
 from sacd.files import write_json
@@ -74,6 +75,8 @@ def main() -> None:
         device(),
         progress(f"adapter {backbone} {name}"),
     )
+    if not parallel.first():  # the first process writes what all have trained
+        return
     folder = adapter_folder(backbone, name)
     adapter.save(folder)
     used = uses_condition(trained.history)

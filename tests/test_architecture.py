@@ -14,7 +14,10 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-FOUNDATION = ("errors", "files", "shards", "numerics", "networks", "optimization")
+FOUNDATION = (
+    "errors", "files", "stopping", "parallel", "tensors", "shards", "numerics", "networks",
+    "optimization",
+)  # fmt: skip
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",
     "metrics", "robustness", "concepts", "figures",

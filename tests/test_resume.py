@@ -18,26 +18,26 @@ from safetensors import safe_open
 from sacd.optimization import CHECKPOINT
 from sacd.shards import Shards
 
-# What runs in place of `python -m stages.NAME`: the same, but it kills itself (a real SIGKILL, at
-# a place that does not depend on the machine's speed).
+# What runs in place of `python -m stages.NAME`: the same, but it sends itself a real signal, mostly
+# SIGKILL, at a place that does not depend on the machine's speed.
 TRAIN_UNTIL_STEP_28 = """\
 import functools, itertools, os, signal, sys
 import torch
 import sacd.optimization
 
-# A checkpoint at every log, which is every 25 steps, instead of once a minute.
+# A checkpoint at every step, instead of every other minute.
 sacd.optimization.train = functools.partial(sacd.optimization.train, checkpoint_seconds=0.0)
-step, count = torch.optim.AdamW.step, itertools.count(1)
+step, count, number = torch.optim.AdamW.step, itertools.count(1), int(sys.argv.pop())
 
 def killing(self, *arguments, **more):
     if next(count) == 28:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), number)
     return step(self, *arguments, **more)
 
 torch.optim.AdamW.step = killing
 sys.argv = ["train_adapter", "--backbone", "tiny_a", "--adapter", "spatial"]
-import stages.train_adapter
-stages.train_adapter.main()
+import stages.common, stages.train_adapter
+stages.common.run(stages.train_adapter.main)
 """
 EXTRACT_UNTIL = """\
 import itertools, os, signal, sys
@@ -100,22 +100,33 @@ def python(checkout: Checkout, program: str, *arguments: str) -> subprocess.Comp
     return checkout.run(*command, check=False, PYTHONPATH=str(checkout.root))
 
 
-def test_a_killed_training_ends_with_the_same_weights(finished: Checkout, mine: Checkout):
+@pytest.mark.parametrize(
+    ("number", "status", "kept"),
+    [(signal.SIGKILL, -signal.SIGKILL, 27), (signal.SIGTERM, 143, 28), (signal.SIGUSR1, 143, 28)],
+)
+def test_a_training_that_was_ended_goes_on_to_the_same_weights(
+    finished: Checkout, mine: Checkout, number: signal.Signals, status: int, kept: int
+):
+    """Killed, it has lost a step; asked to end, none."""
     folder = mine.experiment / "adapters/tiny_a/spatial"
     for path in folder.iterdir():
         path.unlink()
     folder.rmdir()
-    killed = python(mine, TRAIN_UNTIL_STEP_28)
-    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    ended = python(mine, TRAIN_UNTIL_STEP_28, str(int(number)))
+    assert ended.returncode == status, ended.stdout
+    said = "stopped after 28 of 30 steps; run it again: what was finished is kept." in ended.stdout
+    assert said == (status == 143), ended.stdout
     assert not folder.exists()  # nothing that could pass for a result
     (checkpoint,) = (mine.experiment / ".work").glob(f"train_adapter-*/{CHECKPOINT}")
     with safe_open(checkpoint, framework="pt") as file:
         progress = json.loads(file.metadata()["progress"])
-    assert progress["step"] == 25
+    assert progress["step"] == kept
     assert [entry["step"] for entry in progress["history"]] == [25.0]
 
     log = mine.snakemake("adapters/tiny_a/spatial/record.json").stdout
-    assert re.search(r"adapter tiny_a spatial: 100%.* 5/5 ", log), log  # of 30 steps
+    assert re.search(rf"adapter tiny_a spatial: 100%.* {30 - kept}/{30 - kept} ", log), (
+        log
+    )  # of 30 steps
     twin = finished.experiment / "adapters/tiny_a/spatial"
     for name in ("adapter.safetensors", "config.json", "training.json"):
         assert (folder / name).read_bytes() == (twin / name).read_bytes(), name

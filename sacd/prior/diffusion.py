@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from torch import Tensor
 
+from sacd import parallel
 from sacd.networks import create_diffusers
 from sacd.numerics import conv_format
 from sacd.optimization import Progress, Recipe, Trained, train
@@ -49,18 +50,29 @@ def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2
 
 
 def noised(
-    scheduler: SchedulerMixin, latents: Tensor, generator: torch.Generator, exponent: float = 1.0
+    scheduler: SchedulerMixin,
+    latents: Tensor,
+    generator: torch.Generator,
+    exponent: float = 1.0,
+    shared: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Draw timesteps and noise: (noised latents, timesteps, the network's target).
+
+    If `shared`, latents are this process's share of a batch, and so is what it is given.
 
     Timesteps are T u^exponent: below 1, high noise comes more often. The u of a batch are spread
     evenly over [0, 1), which takes noise from the loss (Kingma et al. 2021, Variational Diffusion
     Models, appendix I.1).
     """
     count, steps = len(latents), scheduler.config.num_train_timesteps
+    if shared:
+        count *= parallel.count()
     shares = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-    times = (steps * (shares / count) ** exponent).long().clamp(max=steps - 1).to(latents.device)
-    noise = torch.randn(latents.shape, generator=generator).to(latents.device)
+    times = (steps * (shares / count) ** exponent).long().clamp(max=steps - 1)
+    noise = torch.randn((count, *latents.shape[1:]), generator=generator)
+    if shared:
+        times, noise = parallel.share(times), parallel.share(noise)
+    times, noise = times.to(latents.device), noise.to(latents.device)
     noisy = scheduler.add_noise(latents, noise, times)
     targets = {
         "epsilon": lambda: noise,
@@ -93,8 +105,8 @@ def train_unet(
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
-        clean = latents[rows].float().to(device, memory_format=conv_format(device))
-        noisy, times, target = noised(scheduler, clean, generator)
+        clean = latents[parallel.share(rows)].float().to(device, memory_format=conv_format(device))
+        noisy, times, target = noised(scheduler, clean, generator, shared=True)
         predicted = unet(noisy, times, prompt.expand(len(clean), -1, -1)).sample
         return F.mse_loss(predicted.float(), target), {}
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sacd import parallel
 from sacd.adapters.adapter import Adapter
 from sacd.numerics import numerics
 from sacd.optimization import Progress, Recipe, Trained, step_generator, train
@@ -50,10 +51,11 @@ def train_adapter(
     unet, scheduler = prior.unet, prior.scheduler
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        rows = torch.randint(pairs.count, (recipe.batch,), generator=generator).tolist()
-        dropped = torch.rand(recipe.batch, generator=generator) < drop
+        chosen = torch.randint(pairs.count, (recipe.batch,), generator=generator)
+        rows = parallel.share(chosen).tolist()
+        dropped = parallel.share(torch.rand(recipe.batch, generator=generator) < drop)
         clean = pairs.latents(rows).float().to(device)
-        noisy, times, target = noised(scheduler, clean, generator, NOISE_EXPONENT)
+        noisy, times, target = noised(scheduler, clean, generator, NOISE_EXPONENT, shared=True)
         hint = adapter.hint(pairs.features(rows).to(device), dropped.to(device))
         predicted = adapter(unet, noisy, times, prior.prompts(len(rows)), hint)
         return F.mse_loss(predicted.float(), target), {}

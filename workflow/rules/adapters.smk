@@ -31,11 +31,13 @@ rule train_adapter:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.train_adapter"),
         settings=lambda w: settings("seed", f"adapters.{w.adapter}"),
     shell:
-        "python -m stages.train_adapter --backbone {wildcards.backbone}"
+        "launch {resources.processes} stages.train_adapter --backbone {wildcards.backbone}"
         " --adapter {wildcards.adapter} 2>&1 | tee {log}"
 
 

@@ -13,10 +13,12 @@ rule cache_latents:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.cache_latents"),
     shell:
-        "python -m stages.cache_latents 2>&1 | tee {log}"
+        "launch {resources.processes} stages.cache_latents 2>&1 | tee {log}"
 
 
 rule cache_features:
@@ -34,7 +36,9 @@ rule cache_features:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.cache_features"),
     shell:
-        "python -m stages.cache_features --backbone {wildcards.backbone} 2>&1 | tee {log}"
+        "launch {resources.processes} stages.cache_features --backbone {wildcards.backbone} 2>&1 | tee {log}"

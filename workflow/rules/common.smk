@@ -8,8 +8,12 @@ from snakemake.exceptions import WorkflowError
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
 # A prefix replaces Snakemake's own strict mode, without which a stage that fails before `| tee` is
-# taken for one that went well.
-shell.prefix(f"set -euo pipefail; export PYTHONPATH='{ROOT}'; ")
+# taken for one that went well. A scheduler's request to stop reaches every process of a job: the
+# stage answers it (sacd/stopping.py), and shell and tee must outlive it.
+shell.prefix(
+    f"set -euo pipefail; trap '' TERM USR1; export PYTHONPATH='{ROOT}'; "
+    f"launch() {{{{ bash '{ROOT}/workflow/launch.sh' \"$@\"; }}}}; "
+)
 
 from sacd.errors import SacdError
 from sacd.files import digest

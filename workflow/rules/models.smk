@@ -67,11 +67,13 @@ rule make_prior:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.make_prior"),
         settings=settings("seed", "prior.source", "prior.unet"),
     shell:
-        "python -m stages.make_prior 2>&1 | tee {log}"
+        "launch {resources.processes} stages.make_prior 2>&1 | tee {log}"
 
 
 rule make_probe:

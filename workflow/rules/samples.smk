@@ -15,11 +15,13 @@ rule draw_samples:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.draw_samples"),
         settings=lambda w: settings("seed", f"methods.{w.method}"),
     shell:
-        "python -m stages.draw_samples --backbone {wildcards.backbone}"
+        "launch {resources.processes} stages.draw_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
 
 
@@ -98,11 +100,13 @@ rule score_samples:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.score_samples"),
         settings=settings("seed", "compare.judge", "compare.probes"),
     shell:
-        "python -m stages.score_samples --backbone {wildcards.backbone}"
+        "launch {resources.processes} stages.score_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
 
 
@@ -132,11 +136,13 @@ rule score_references:
     conda:
         "../../environment.yml"
     threads: 1
+    resources:
+        processes=1,
     params:
         code=code_version("stages.score_references"),
         settings=settings("seed", "compare.judge", "compare.probes", "compare.main_method"),
     shell:
-        "python -m stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
+        "launch {resources.processes} stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
 
 ruleorder: score_references > score_samples
