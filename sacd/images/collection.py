@@ -1,7 +1,7 @@
 """Photographs in ImageFolder layout, from a folder, a tar or a zip archive.
 
 The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/<image>`, below any
-number of outer folders.
+number of outer folders. A folder may also hold ImageNet's official archives.
 """
 
 import lzma
@@ -19,6 +19,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from sacd.errors import SacdError, unknown_name
+from sacd.images.archives import files_in
+from sacd.images.imagenet import is_official, open_official
 
 EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SMALLEST = 32  # pixels; below that a photograph shows nothing at any size we use
@@ -141,6 +143,8 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
 
 
 def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+    if is_official(source):
+        return open_official(source)
     if source.is_dir():
         return _files_below(source), lambda name: (source / name).read_bytes()
     if not source.exists():
@@ -150,15 +154,9 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
             pack = zipfile.ZipFile(source)
             return pack.namelist(), pack.read
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
-        members = {member.name: member for member in archive if member.isfile()}
-        whole = _ends_as_it_should(archive)
+        members = {member.name: member for member in files_in(archive, source)}
     except BROKEN as error:
         raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
-    if not whole:
-        raise SacdError(
-            f"images.source: {source}: damaged or cut off after {len(members)} files; "
-            f"get or pack it again."
-        )
 
     def read(name: str) -> bytes:
         file = archive.extractfile(members[name])
@@ -166,13 +164,6 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         return file.read()
 
     return list(members), read
-
-
-def _ends_as_it_should(archive: tarfile.TarFile) -> bool:
-    """Whether the zeros that close a tar follow its last member: tarfile stops at damage too."""
-    assert archive.fileobj is not None  # open for reading
-    archive.fileobj.seek(archive.offset)
-    return archive.fileobj.read(tarfile.BLOCKSIZE) == bytes(tarfile.BLOCKSIZE)
 
 
 def _files_below(source: Path) -> list[str]:
