@@ -23,7 +23,7 @@ def code_files(module: str) -> tuple[Path, ...]:
         if path is None or path in found:
             continue
         found[path] = None
-        pending += _imports(path)
+        pending += _read(path)[0]
     return tuple(sorted(path.relative_to(ROOT) for path in found))
 
 
@@ -32,8 +32,7 @@ def code_version(module: str) -> str:
     """Digest (16 hex digits) of the syntax trees of `code_files(module)`."""
     digest = hashlib.sha256()
     for path in code_files(module):
-        tree = _without_docstrings(ast.parse((ROOT / path).read_text()))
-        digest.update(f"{path}\n{ast.dump(tree)}\n".encode())
+        digest.update(f"{path}\n{_read(ROOT / path)[1]}\n".encode())
     return digest.hexdigest()[:16]
 
 
@@ -47,17 +46,21 @@ def _module_file(module: str) -> Path | None:
     return None
 
 
-def _imports(path: Path) -> list[str]:
-    """Names of modules imported anywhere in a file (also `from package import module`)."""
+@cache  # Snakemake asks for the versions of all stages, which share most of their files
+def _read(path: Path) -> tuple[list[str], str]:
+    """Names of modules imported anywhere in a file (also `from package import module`), and its
+    syntax tree without docstrings."""
     names = []
-    for node in ast.walk(ast.parse(path.read_text())):
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     # Importing a.b.c runs a and a.b first.
     parts = [name.split(".") for name in names]
-    return [".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)]
+    modules = [".".join(part[:depth]) for part in parts for depth in range(1, len(part) + 1)]
+    return modules, ast.dump(_without_docstrings(tree))
 
 
 def _without_docstrings(tree: ast.Module) -> ast.Module:

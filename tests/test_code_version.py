@@ -26,8 +26,8 @@ def tree(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 
 def forget() -> None:
-    code_files.cache_clear()
-    code_version.cache_clear()
+    for cached in (code_files, code_version, code._read):
+        cached.cache_clear()
 
 
 def version_after(tree: Path, file: str, edit: Callable[[str], str], stage: str = STAGE) -> str:
