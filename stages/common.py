@@ -45,8 +45,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def progress(label: str) -> Callable[[Iterator[int], int], Iterator[int]]:
-    """A tqdm bar as the progress callback of the library's loops."""
+    """A tqdm bar as the progress callback of the library's loops, for the first process."""
     from tqdm import tqdm
+
+    if not parallel.first():
+        return lambda items, total: items
 
     def bar(items: Iterator[int], total: int) -> Iterator[int]:
         if sys.stderr.isatty():

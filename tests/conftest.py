@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -13,6 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
+
+os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet; workers share two cores
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENT = Path("experiments/fixture")
@@ -103,14 +106,48 @@ def commit(checkout: Checkout) -> None:
     checkout.run("git", "commit", "--quiet", "--message", "Results")
 
 
+# Files that take long come first, so that no worker of pytest-xdist is left with one at the end.
+SLOW = (
+    "test_slurm.py",
+    "test_dvc.py",
+    "test_baselines.py",
+    "test_resume.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
+
+
 @pytest.fixture(scope="session")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkout]:
+    """Call with a name and how to make a repository: made by the first worker that needs it."""
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name: str, make: Callable[[Checkout], None]) -> Checkout:
+        made, done = Checkout(base / name / "repository"), base / name / "done"
+        with FileLock(base / f"{name}.lock"):
+            if not done.exists():
+                shutil.rmtree(base / name, ignore_errors=True)  # of a worker that failed at it
+                (base / name).mkdir()
+                make(made)
+                done.touch()
+        return made
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def checkout(once: Callable[..., Checkout]) -> Checkout:
     """The repository as a fresh clone of what is in the working tree, with the fixture experiment.
 
     Nothing was run in it. Its DVC remote is a folder beside it.
     """
-    folder = tmp_path_factory.mktemp("sacd")
-    made = Checkout(folder / "repository")
+    return once("fresh", _clone)
+
+
+def _clone(made: Checkout) -> None:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
@@ -120,19 +157,22 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     made.experiment.mkdir()
     shutil.copy(ROOT / "tests/fixture/params.yaml", made.experiment)
     (made.experiment / "dvc.yaml").symlink_to("../../dvc.yaml")
+    store = str(made.root.parent / "store")
     made.run("git", "init", "--quiet", str(made.root))
-    made.run("dvc", "remote", "add", "--quiet", "--default", "store", str(folder / "store"))
+    made.run("dvc", "remote", "add", "--quiet", "--default", "store", store)
     made.run("git", "add", "--all", str(made.root))
     made.run("git", "commit", "--quiet", "--message", "The repository with an experiment")
-    return made
 
 
 @pytest.fixture(scope="session")
-def finished(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def finished(checkout: Checkout, once: Callable[..., Checkout]) -> Checkout:
     """The experiment run once by Snakemake, for tests that only read; others copy it."""
-    made = checkout.copy(tmp_path_factory.mktemp("finished") / "repository")
-    made.snakemake()
-    return made
+
+    def make(made: Checkout) -> None:
+        checkout.copy(made.root)
+        made.snakemake()
+
+    return once("finished", make)
 
 
 def compare_all(params: dict[str, Any]) -> None:
@@ -157,22 +197,48 @@ def every_rule_once(params: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="session")
-def compared(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def compared(finished: Checkout, once: Callable[..., Checkout]) -> Checkout:
     """The finished experiment with every method beside the first three."""
-    made = finished.copy(tmp_path_factory.mktemp("compared") / "repository")
-    made.edit(compare_all)
-    made.snakemake()
-    return made
+
+    def make(made: Checkout) -> None:
+        finished.copy(made.root)
+        made.edit(compare_all)
+        made.snakemake()
+
+    return once("compared", make)
 
 
 @pytest.fixture(scope="session")
-def recorded(finished: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+def recorded(finished: Checkout, once: Callable[..., Checkout]) -> Checkout:
     """A finished run that DVC has recorded and stored, committed to git."""
-    made = finished.copy(tmp_path_factory.mktemp("recorded") / "repository")
-    made.run("dvc", "commit", "--force", "dvc.yaml")
-    commit(made)
-    made.run("dvc", "push", "dvc.yaml")
-    return made
+
+    def make(made: Checkout) -> None:
+        finished.copy(made.root)
+        made.run("dvc", "commit", "--force", "dvc.yaml")
+        commit(made)
+        made.run("dvc", "push", "dvc.yaml")
+
+    return once("recorded", make)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """The one-machine SLURM cluster, up; one that was up before stays so."""
+    from slurm_cluster import CONFIGURATION, PROGRAMS, control
+
+    if os.geteuid() != 0:
+        pytest.skip("starting SLURM needs root")
+    for program in PROGRAMS:
+        if shutil.which(program) is None:
+            pytest.skip(
+                f"{program} is missing: apt-get install slurmctld slurmd slurm-client munge"
+            )
+    if CONFIGURATION.exists() and "cluster.sh" not in CONFIGURATION.read_text().split("\n")[0]:
+        pytest.skip(f"{CONFIGURATION} is another cluster's")
+    started = control("start")
+    yield
+    if "already up" not in started:
+        control("stop")
 
 
 @pytest.fixture(scope="session")

@@ -132,7 +132,11 @@ class TestRequirements:
 
     def test_every_library_that_is_imported_is_required(self, repository: Path):
         described = project(repository)
-        names = {canonicalize_name(Requirement(text).name) for text in described["dependencies"]}
+        texts = [
+            *described["dependencies"],
+            *described["optional-dependencies"]["stable-diffusion"],
+        ]
+        names = {canonicalize_name(Requirement(text).name) for text in texts}
         names |= {module for module, package in MODULES.items() if package in names}
         used = {
             name.split(".")[0]

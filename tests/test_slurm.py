@@ -1,11 +1,16 @@
-"""The whole pipeline through a real SLURM of two nodes on this machine (tests/slurm/cluster.sh)."""
+"""A real SLURM on this machine (tests/slurm/cluster.sh): the whole pipeline, and what goes wrong.
+
+For the latter each campaign has a copy of the finished experiment, in which training an adapter is
+slowed down, and a `snakemake --profile slurm` of its own.
+"""
 
 import os
 import re
-import shutil
+import signal
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +18,16 @@ import pandas as pd
 import pytest
 import yaml
 from conftest import EXPERIMENT, ROOT, Checkout, environment, every_rule_once
+from slurm_cluster import ADAPTER, CONFIGURATION, STEPS, Campaign, control
 
 from sacd.files import read_json
 
-CONFIGURATION = Path("/etc/slurm/slurm.conf")
-SCRIPT = ROOT / "tests/slurm/cluster.sh"
 # What the rules in `localrules` make; Snakemake runs them itself.
 LOCAL = {
     "make_tables", "plot_concepts", "plot_disentanglement", "plot_edits", "plot_figures",
     "plot_layers", "plot_robustness",
     "write_report",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    """The one-machine cluster, up; one that was up before stays so."""
-    if os.geteuid() != 0:
-        pytest.skip("starting SLURM needs root")
-    for program in ("slurmctld", "slurmd", "sbatch", "squeue", "munged"):
-        if shutil.which(program) is None:
-            pytest.skip(
-                f"{program} is missing: apt-get install slurmctld slurmd slurm-client munge"
-            )
-    if CONFIGURATION.exists() and "cluster.sh" not in CONFIGURATION.read_text().split("\n")[0]:
-        pytest.skip(f"{CONFIGURATION} is another cluster's")
-    started = control("start")
-    yield
-    if "already up" not in started:
-        control("stop")
-
-
-def control(verb: str) -> str:
-    done = subprocess.run(
-        ["bash", str(SCRIPT), verb],
-        env=environment(), text=True, check=False,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout
-    return done.stdout
 
 
 def profile() -> dict[str, Any]:
@@ -71,11 +47,12 @@ def test_the_profile_says_what_each_submitted_job_asks_for():
 
 
 def test_everything_is_made_by_jobs_and_as_it_is_made_here(
-    cluster: None, checkout: Checkout, compared: Checkout, tmp_path: Path
+    campaigns: object, checkout: Checkout, tmp_path: Path, request: pytest.FixtureRequest
 ):
     """All rules by `snakemake --profile slurm` from the root, with one method to save time.
 
-    With one thread a job, as the local run had: sums of floats depend on the number of threads.
+    With one thread a job, as the local run had: sums of floats depend on the number of threads. The
+    campaigns below go on beside it: all of them wait for SLURM most of the time.
     """
     made = checkout.copy(tmp_path / "repository")
 
@@ -107,6 +84,7 @@ def test_everything_is_made_by_jobs_and_as_it_is_made_here(
     assert "Nothing to be done" in made.snakemake("--dry-run").stdout
     assert (made.experiment / "results/report.html").stat().st_size > 10_000
 
+    compared = request.getfixturevalue("compared")  # made by another worker meanwhile
     made_of = [*made.experiment.rglob("*.safetensors"), made.experiment / "data/manifest.parquet"]
     assert len(made_of) > 20
     for path in made_of:
@@ -127,3 +105,185 @@ def exit_statuses() -> dict[str, str]:
     found = re.search(r"^SlurmctldLogFile=(.+)$", CONFIGURATION.read_text(), re.MULTILINE)
     log = Path(found.group(1)).read_text()
     return dict(re.findall(r"_job_complete: JobId=(\d+) WEXITSTATUS (\d+)", log))
+
+
+def a_killed_process(campaign: Campaign) -> None:
+    campaign.wait_for_training()
+    for process in campaign.processes:
+        os.kill(process, signal.SIGKILL)
+    campaign.end()
+    assert len(campaign.jobs) == 2
+    assert "SLURM status is: 'FAILED'" in campaign.said
+
+
+def a_job_over_its_time(campaign: Campaign) -> None:
+    """The next one goes on at the step where the first was told to end."""
+    campaign.end()
+    assert len(campaign.jobs) >= 2  # on a slow machine one more may run out of time
+    assert "SLURM status is: 'TIMEOUT'" in campaign.said
+    assert 0 < steps_left(campaign.trained) < STEPS
+
+
+def a_job_that_is_warned(campaign: Campaign) -> None:
+    """Two minutes before its time is up, as the profile asks: of three, after one."""
+    assert "--signal=TERM@120" in (campaign.made.root / "slurm/config.yaml").read_text()
+    campaign.end()
+    assert len(campaign.jobs) >= 2
+    assert "SLURM status is: 'FAILED'" in campaign.said
+    assert 0 < steps_left(campaign.trained) < STEPS
+
+
+def a_cancelled_job(campaign: Campaign) -> None:
+    campaign.wait_for_training()
+    slurm("scancel", campaign.jobs[0])
+    campaign.end()
+    assert len(campaign.jobs) == 2
+    assert "SLURM status is: 'CANCELLED'" in campaign.said
+    assert 0 < steps_left(campaign.trained) < STEPS
+
+
+def a_job_put_off_for_an_urgent_one(campaign: Campaign) -> None:
+    """SLURM itself puts it back into the queue, under its number."""
+    campaign.wait_for_training()
+    slurm("sbatch", "-p", "urgent", "--exclusive", "-o", "/dev/null", "--wrap", "sleep 2")
+    campaign.wait(lambda: state(campaign.jobs[0]) == "PENDING")
+    campaign.end()
+    assert len(campaign.jobs) == 1
+    assert 0 < steps_left(campaign.trained) < STEPS
+
+
+def a_driver_that_was_interrupted(campaign: Campaign) -> None:
+    """It takes its jobs with it, leaves no lock, and goes on when it is started again."""
+    campaign.wait_for_training()
+    campaign.driver.send_signal(signal.SIGINT)
+    assert campaign.driver.wait(timeout=60) != 0
+    campaign.wait(lambda: state(campaign.jobs[0]) in ("CANCELLED", ""))
+    campaign.wait(lambda: not campaign.processes)
+    campaign.start()
+    campaign.end()
+    assert len(campaign.jobs) == 2
+    assert 0 < steps_left(campaign.trained) < STEPS
+
+
+def a_node_that_went_down(campaign: Campaign) -> None:
+    """With all that ran on it; when it is back, SLURM starts the job once more."""
+    campaign.wait_for_training()
+    control("down", "n4")
+    campaign.wait(lambda: state(campaign.jobs[0]) == "PENDING")
+    assert not campaign.processes
+    control("up", "n4")
+    campaign.end()
+    assert len(campaign.jobs) == 1
+
+
+def on_two_nodes(campaign: Campaign) -> None:
+    """With two processes on each, and a GPU, as the profile's kind `gpus` asks for.
+
+    (The GPU is none: the nodes only say so.)
+    """
+    campaign.end()
+
+
+CAMPAIGNS: dict[Callable[[Campaign], None], tuple[float, dict[str, int | str]]] = {
+    # with the pace: a job may take a minute at the least, which is then too short
+    a_killed_process: (0.3, {}),
+    a_job_over_its_time: (2.3, {"runtime": 1}),
+    a_job_that_is_warned: (2.3, {"runtime": 3, "slurm_extra": "'--signal=TERM@120'"}),
+    a_cancelled_job: (0.5, {}),
+    a_job_put_off_for_an_urgent_one: (0.5, {"slurm_partition": "spare"}),
+    a_driver_that_was_interrupted: (0.5, {}),
+    a_node_that_went_down: (0.5, {"slurm_partition": "fragile"}),
+    on_two_nodes: (
+        0.0,
+        {
+            "slurm_partition": "gpu",
+            "gres": "gpu:1",
+            "nodes": 2,
+            "tasks": 2,
+            "tasks_per_gpu": 0,
+            "mpi": "srun",
+            "processes": 2,
+        },
+    ),
+}
+AT_ONCE = 4  # more, and two cores are so slow that no job ends within its minutes
+FAULTS = [campaign for campaign in CAMPAIGNS if campaign is not on_two_nodes]
+
+
+@pytest.fixture(scope="module")
+def campaigns(
+    cluster: None, finished: Checkout, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[Callable, Future[Campaign]]]:
+    """All of them, under way."""
+    begun: list[Campaign] = []
+
+    def suffer(fault: Callable[[Campaign], None]) -> Campaign:
+        pace, resources = CAMPAIGNS[fault]
+        campaign = Campaign(finished, tmp_path_factory.mktemp("fault"), pace, **resources)
+        begun.append(campaign)
+        fault(campaign)
+        return campaign
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {fault: pool.submit(suffer, fault) for fault in CAMPAIGNS}
+        for campaign in begun:
+            if campaign.driver.poll() is None:
+                os.killpg(campaign.driver.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+def test_training_ends_as_if_nothing_had_been(
+    campaigns: dict[Callable, Future[Campaign]], finished: Checkout, fault: Callable
+):
+    campaign = campaigns[fault].result(timeout=600)
+    for name in ("adapter.safetensors", "config.json", "training.json"):
+        ours, twin = (made.experiment / ADAPTER / name for made in (campaign.made, finished))
+        assert ours.read_bytes() == twin.read_bytes(), name
+    assert not list((campaign.made.experiment / ".snakemake/locks").glob("*"))
+    assert not list(campaign.made.experiment.glob(".work/train_adapter-*"))
+
+
+def test_so_do_the_tables(campaigns: dict[Callable, Future[Campaign]], finished: Checkout):
+    """All that comes after it, made of what a node left that went down."""
+    made = campaigns[a_node_that_went_down].result(timeout=600).made
+    made.snakemake()
+    ours, theirs = (
+        pd.read_csv(checkout.experiment / "results/tables/main.csv")
+        for checkout in (made, finished)
+    )
+    costs = [name for name in ours if name.startswith(("seconds", "training_seconds", "peak"))]
+    assert len(costs) == 3
+    pd.testing.assert_frame_equal(ours.drop(columns=costs), theirs.drop(columns=costs))
+
+
+def test_on_two_nodes_it_takes_the_same_steps(
+    campaigns: dict[Callable, Future[Campaign]], finished: Checkout
+):
+    """The losses of one process, as in test_parallel.py."""
+    campaign = campaigns[on_two_nodes].result(timeout=600)
+    ours, theirs = (made.experiment / ADAPTER for made in (campaign.made, finished))
+    assert read_json(ours / "record.json")["processes"] == 4
+    histories = [read_json(folder / "training.json")["history"] for folder in (ours, theirs)]
+    for entry, twin in zip(*histories, strict=True):
+        assert entry == pytest.approx(twin, abs=1e-3)
+    assert campaign.trained.count("100%|") == 1  # one of the processes tells how far it is
+
+
+def steps_left(log: str) -> int:
+    """How many steps the training that wrote this log had to take."""
+    return int(re.findall(r"(\d+)/(\d+) ", log)[-1][1])
+
+
+def slurm(*command: str) -> str:
+    return subprocess.run(
+        command, env=environment(), capture_output=True, text=True, check=True
+    ).stdout
+
+
+def state(job: str) -> str:
+    """SLURM's word for how a job is; nothing if it has forgotten it."""
+    done = subprocess.run(
+        ["squeue", "--states", "all", "-h", "-o", "%T", "-j", job],
+        env=environment(), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    return done.stdout.strip()

@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Start a stage's processes: launch.sh PROCESSES stages.NAME [ARGUMENTS]
+# Start a stage's processes: launch.sh NODES PROCESSES stages.NAME [ARGUMENTS]
 #
-# PROCESSES on this machine, or on each node of the SLURM job that this runs in (usually one a GPU).
-# They share the work, see sacd/parallel.py.
+# PROCESSES on this machine, or on each of the NODES of the SLURM job that this runs in: usually one
+# a GPU. They share the work, see sacd/parallel.py.
 set -euo pipefail
-processes=$1
-shift
-nodes=${SLURM_JOB_NUM_NODES:-1}
+nodes=$1 processes=$2
+shift 2
 
 if [[ $nodes == 1 && $processes == 1 ]]; then
     exec python -m "$@"
@@ -14,8 +13,14 @@ fi
 if [[ $nodes == 1 ]]; then
     exec torchrun --standalone --nproc-per-node "$processes" -m "$@"
 fi
-first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# All nodes are the job's; the environment tells of the step that this runs in, which has one.
+names=$(scontrol show job "${SLURM_JOB_ID:?nodes=$nodes needs a SLURM job}" | grep -oP '^ +NodeList=\K\S+')
+first=$(scontrol show hostnames "$names" | head -n 1)
 head=$(scontrol show node "$first" | grep -oP 'NodeAddr=\K\S+')
+job=$SLURM_JOB_ID
+unset $(compgen -v SLURM_)
+export SLURM_JOB_ID=$job
+port=$((20000 + job % 10000)) # two jobs may share a node
 exec srun --nodes "$nodes" --ntasks "$nodes" --ntasks-per-node 1 --overlap \
-    torchrun --nnodes "$nodes" --nproc-per-node "$processes" \
-    --rdzv-backend c10d --rdzv-endpoint "$head" --rdzv-id "$SLURM_JOB_ID" -m "$@"
+    bash -c 'exec torchrun --node-rank "$SLURM_NODEID" "$@"' torchrun \
+    --nnodes "$nodes" --nproc-per-node "$processes" --master-addr "$head" --master-port "$port" -m "$@"

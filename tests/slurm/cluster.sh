@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
-# A SLURM cluster of two nodes on this one machine, for the tests of workflow/profiles/slurm.
+# A SLURM cluster of four nodes on this one machine, for the tests of workflow/profiles/slurm: two to
+# work on, and two for what goes wrong (on n3 the partition `urgent` puts others' jobs off; n4 fails).
 #
 #   tests/slurm/cluster.sh start    start it, or do nothing if it runs
 #   tests/slurm/cluster.sh stop     cancel its jobs, stop its daemons, remove its configuration
+#   tests/slurm/cluster.sh down N   let a node fail, with all that runs on it
+#   tests/slurm/cluster.sh up N     bring it back
 #
 # Needs root and Debian's slurmctld, slurmd, slurm-client and munge. The configuration has to lie in
 # /etc/slurm: inside a job, srun does not see SLURM_CONF. One that is not ours is never touched.
@@ -10,6 +13,7 @@ set -euo pipefail
 
 conf=/etc/slurm/slurm.conf
 state=/var/spool/sacd-slurm # not below /run or /tmp, which may be mounted noexec: job scripts run here
+nodes=(n1 n2 n3 n4)
 mark="# written by sacd's tests/slurm/cluster.sh"
 
 fail() {
@@ -19,8 +23,8 @@ fail() {
 
 ours() { [[ -f $conf && $(head -n 1 "$conf") == "$mark" ]]; }
 
-# Both nodes answer and take, or already run, jobs.
-ready() { [[ $(timeout 5 sinfo -h -N -p cpu -o %T 2>/dev/null | grep -cE '^(idle|mixed|allocated)$') == 2 ]]; }
+# All nodes answer and take, or already run, jobs.
+ready() { [[ $(timeout 5 sinfo -h -N -o '%N %T' 2>/dev/null | sort -u | grep -cE ' (idle|mixed|allocated)$') == "${#nodes[@]}" ]]; }
 
 # $1: a daemon, $2: its pid file. Ends it, if the process of that number still is that daemon.
 stop_daemon() {
@@ -40,7 +44,8 @@ write_configuration() {
     mkdir -p /etc/slurm "$state"
     # The nodes claim cores and memory that may not be there (config_overrides), so that one of the
     # profile's big jobs fits on each; nothing enforces them (no cgroups, no accounting). MinJobAge is
-    # how long squeue remembers an ended job: the profile's status checks live on that.
+    # how long squeue remembers an ended job: the profile's status checks live on that. A job that
+    # was put off or lost its node waits for cred_expire (two minutes by default) before it goes on.
     cat >"$conf" <<EOF
 $mark
 ClusterName=sacd
@@ -48,6 +53,9 @@ SlurmctldHost=$(hostname)(127.0.0.1)
 SlurmUser=root
 SlurmctldPort=16817
 AuthType=auth/munge
+AuthInfo=cred_expire=5
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 StateSaveLocation=$state/state
 SlurmdSpoolDir=$state/%n
 SlurmctldPidFile=$state/slurmctld.pid
@@ -67,12 +75,16 @@ MpiDefault=none
 KillWait=2
 MinJobAge=300
 GresTypes=gpu
-NodeName=n1 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16818 CPUs=8 RealMemory=20000 Gres=gpu:1
-NodeName=n2 NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=16819 CPUs=8 RealMemory=20000 Gres=gpu:1
+$(for number in "${!nodes[@]}"; do
+        echo "NodeName=${nodes[number]} NodeHostname=$(hostname) NodeAddr=127.0.0.1 Port=$((16818 + number)) CPUs=8 RealMemory=20000 Gres=gpu:1"
+    done)
 PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=INFINITE
 PartitionName=gpu Nodes=n1,n2 MaxTime=INFINITE
+PartitionName=spare Nodes=n3 MaxTime=INFINITE PriorityTier=1
+PartitionName=urgent Nodes=n3 MaxTime=INFINITE PriorityTier=2 PreemptMode=OFF
+PartitionName=fragile Nodes=n4 MaxTime=INFINITE
 EOF
-    echo "NodeName=n[1-2] Name=gpu File=/dev/null" >/etc/slurm/gres.conf
+    echo "NodeName=n[1-4] Name=gpu File=/dev/null" >/etc/slurm/gres.conf
 }
 
 start_munge() {
@@ -104,11 +116,11 @@ start() {
     start_munge
     # The daemons must not keep this script's output open: a caller may wait for its end.
     slurmctld -c >/dev/null 2>&1
-    slurmd -N n1 >/dev/null 2>&1
-    slurmd -N n2 >/dev/null 2>&1
+    local node
+    for node in "${nodes[@]}"; do slurmd -N "$node" >/dev/null 2>&1; done
     for _ in {1..60}; do
         if ready; then
-            echo "cluster.sh: two nodes, partitions cpu (default) and gpu"
+            echo "cluster.sh: ${#nodes[@]} nodes, partitions cpu (default), gpu, spare, urgent and fragile"
             return
         fi
         sleep 0.5
@@ -127,8 +139,8 @@ stop() {
             sleep 0.2
         done
     fi
-    stop_daemon slurmd "$state/slurmd-n1.pid"
-    stop_daemon slurmd "$state/slurmd-n2.pid"
+    local node
+    for node in "${nodes[@]}"; do stop_daemon slurmd "$state/slurmd-$node.pid"; done
     stop_daemon slurmctld "$state/slurmctld.pid"
     if [[ -e $state/started-munge ]]; then stop_daemon munged /run/munge/munged.pid; fi
     rm -rf "$state"
@@ -136,7 +148,32 @@ stop() {
     echo "cluster.sh: stopped"
 }
 
+# Kills a node's daemon first, then its jobs' own daemons, which would report their end, then the rest.
+down() {
+    ours || fail "no cluster of ours runs"
+    kill -9 "$(cat "$state/slurmd-$1.pid")"
+    local process
+    for process in $(pgrep slurmstepd); do
+        if ls -l "/proc/$process/fd" 2>/dev/null | grep -q "slurmd-$1.log"; then kill -9 "$process"; fi
+    done
+    for process in /proc/[0-9]*; do
+        if tr '\0' '\n' 2>/dev/null <"$process/environ" | grep -qx "SLURMD_NODENAME=$1"; then
+            kill -9 "${process#/proc/}" 2>/dev/null || true
+        fi
+    done
+    scontrol update "nodename=$1" state=down reason=test
+    echo "cluster.sh: $1 is down"
+}
+
+up() {
+    ours || fail "no cluster of ours runs"
+    slurmd -N "$1" >/dev/null 2>&1
+    scontrol update "nodename=$1" state=resume 2>/dev/null || true # it may be back by itself
+    echo "cluster.sh: $1 is up"
+}
+
 case ${1:-} in
 start | stop) "$1" ;;
-*) fail "say start or stop" ;;
+down | up) "$1" "${2:?say which node}" ;;
+*) fail "say start, stop, down NODE or up NODE" ;;
 esac

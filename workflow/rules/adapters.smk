@@ -32,12 +32,13 @@ rule train_adapter:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.train_adapter"),
         settings=lambda w: settings("seed", f"adapters.{w.adapter}"),
     shell:
-        "launch {resources.processes} stages.train_adapter --backbone {wildcards.backbone}"
+        "launch {resources.nodes} {resources.processes} stages.train_adapter --backbone {wildcards.backbone}"
         " --adapter {wildcards.adapter} 2>&1 | tee {log}"
 
 

@@ -14,11 +14,12 @@ rule cache_latents:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.cache_latents"),
     shell:
-        "launch {resources.processes} stages.cache_latents 2>&1 | tee {log}"
+        "launch {resources.nodes} {resources.processes} stages.cache_latents 2>&1 | tee {log}"
 
 
 rule cache_features:
@@ -37,8 +38,9 @@ rule cache_features:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.cache_features"),
     shell:
-        "launch {resources.processes} stages.cache_features --backbone {wildcards.backbone} 2>&1 | tee {log}"
+        "launch {resources.nodes} {resources.processes} stages.cache_features --backbone {wildcards.backbone} 2>&1 | tee {log}"

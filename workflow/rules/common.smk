@@ -66,10 +66,13 @@ def settings(*sections):
 
 
 def shipped(source, *files):
-    """Files of a folder (or the file) that a model is imported from, where it is a path."""
+    """Files of a folder (or the file) that a model is imported from, where it is a path.
+
+    Those that are there: of others the stage itself says what is missing.
+    """
     path = Path(source).expanduser()
     if path.is_dir():
-        return [str(path / name) for name in files]
+        return [str(path / name) for name in files if (path / name).exists()]
     return [str(path)] if path.is_file() else []
 
 

@@ -10,7 +10,7 @@ rule prepare_images:
         "logs/prepare_images.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
+    threads: 8
     params:
         code=code_version("stages.prepare_images"),
         settings=settings("seed", "images"),

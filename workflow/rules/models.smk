@@ -68,12 +68,13 @@ rule make_prior:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.make_prior"),
         settings=settings("seed", "prior.source", "prior.unet"),
     shell:
-        "launch {resources.processes} stages.make_prior 2>&1 | tee {log}"
+        "launch {resources.nodes} {resources.processes} stages.make_prior 2>&1 | tee {log}"
 
 
 rule make_probe:

@@ -16,12 +16,13 @@ rule draw_samples:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.draw_samples"),
         settings=lambda w: settings("seed", f"methods.{w.method}"),
     shell:
-        "launch {resources.processes} stages.draw_samples --backbone {wildcards.backbone}"
+        "launch {resources.nodes} {resources.processes} stages.draw_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
 
 
@@ -101,12 +102,13 @@ rule score_samples:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.score_samples"),
         settings=settings("seed", "compare.judge", "compare.probes"),
     shell:
-        "launch {resources.processes} stages.score_samples --backbone {wildcards.backbone}"
+        "launch {resources.nodes} {resources.processes} stages.score_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
 
 
@@ -137,12 +139,13 @@ rule score_references:
         "../../environment.yml"
     threads: 1
     resources:
+        nodes=1,
         processes=1,
     params:
         code=code_version("stages.score_references"),
         settings=settings("seed", "compare.judge", "compare.probes", "compare.main_method"),
     shell:
-        "launch {resources.processes} stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
+        "launch {resources.nodes} {resources.processes} stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
 
 ruleorder: score_references > score_samples

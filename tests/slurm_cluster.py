@@ -1,0 +1,104 @@
+"""The one-machine SLURM cluster of tests/slurm/cluster.sh, and campaigns on it."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from conftest import EXPERIMENT, ROOT, Checkout, environment
+
+CONFIGURATION = Path("/etc/slurm/slurm.conf")
+SCRIPT = ROOT / "tests/slurm/cluster.sh"
+ADAPTER = "adapters/tiny_a/spatial"
+STEPS = 30
+LOSS = "def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:\n"
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
+
+
+def control(*arguments: str) -> str:
+    """Run the script; what it prints."""
+    done = subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        env=environment(), text=True, check=False,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+class Campaign:
+    """A training by `snakemake --profile slurm`, at `pace` seconds a step."""
+
+    def __init__(self, finished: Checkout, folder: Path, pace: float, **resources: int | str):
+        self.made = finished.copy(folder / "repository")
+        source = self.made.root / "sacd/training/adapter.py"
+        code = source.read_text()
+        assert code.count(LOSS) == 1
+        slow = f"{LOSS}        __import__('time').sleep({pace})\n"
+        source.write_text(code.replace(LOSS, slow))  # so that the adapter is made again, and slowly
+        given = {"mem_mb": 500, "slurm_extra": "''", **resources}
+        self._command = [
+            "snakemake", f"{ADAPTER}/record.json", "--profile", "slurm",
+            "--directory", str(EXPERIMENT),
+            "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10",
+            "--set-threads", "train_adapter=1",
+            "--set-resources", *(f"train_adapter:{key}={value}" for key, value in given.items()),
+        ]  # fmt: skip
+        self._listing = folder / "driver.log"
+        self.start()
+
+    def start(self) -> None:
+        with self._listing.open("a") as log:
+            self.driver = subprocess.Popen(
+                self._command, cwd=self.made.root, env=environment(),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def said(self) -> str:
+        """What the driver printed."""
+        return self._listing.read_text()
+
+    @property
+    def jobs(self) -> list[str]:
+        """Numbers of the jobs it submitted."""
+        return re.findall(r"submitted with SLURM jobid (\d+)", self.said)
+
+    @property
+    def trained(self) -> str:
+        """The log of the training that ran last."""
+        path = self.made.experiment / "logs/train_adapter/tiny_a-spatial.log"
+        return path.read_text() if path.exists() else ""
+
+    @property
+    def processes(self) -> list[int]:
+        """Of the training, on the node."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                command = (place / "cmdline").read_bytes()
+                here = os.readlink(place / "cwd") == str(self.made.experiment)
+            except OSError:  # it has ended meanwhile
+                continue
+            if b"stages.train_adapter" in command and b"python" in command.split(b"\0")[0] and here:
+                found.append(int(place.name))
+        return found
+
+    def wait_for_training(self, jobs: int = 1) -> None:
+        """Until the job of this number takes steps."""
+        self.wait(
+            lambda: len(self.jobs) == jobs and self.processes and f"0/{STEPS}" in self.trained
+        )
+        time.sleep(3)
+
+    def wait(self, true: Callable[[], object], seconds: float = 240) -> None:
+        end = time.monotonic() + seconds
+        while not true():
+            assert time.monotonic() < end, f"it did not happen:\n{self.said}\n{self.trained}"
+            time.sleep(0.5)
+
+    def end(self) -> None:
+        """Wait for the driver, which must succeed."""
+        assert self.driver.wait(timeout=400) == 0, f"{self.said}\n{self.trained}"
