@@ -9,7 +9,7 @@ RUN := PATH="$(BIN):$$PATH"
 EXPERIMENT ?= .
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test pull pretrained clean
+.PHONY: help env demo test plan pull caches pretrained clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -21,24 +21,25 @@ demo: env ## run the embedded experiment: tables and pictures in about twelve mi
 	@$(RUN) python -m stages.show_results
 
 test: env ## check style, types, workflow and behaviour
-	$(RUN) ruff check sacd stages tests
-	$(RUN) ruff format --check sacd stages tests
+	$(RUN) ruff check sacd stages benchmarks tests
+	$(RUN) ruff format --check sacd stages benchmarks tests
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
 	$(RUN) pytest
 
-# Snakemake goes by the times of files, which a clone and a pull make anew. Touching puts them in
-# order, but would pass off stale files as made: only what DVC finds as recorded is touched.
+plan: env ## say what an experiment will take (EXPERIMENT=experiments/NAME): jobs, hours, disk
+	@cd $(EXPERIMENT) && PYTHONPATH=$(CURDIR) $(RUN) python -m stages.plan
+
 pull: env ## fetch recorded results (EXPERIMENT=experiments/NAME) and mark them as made
-	cd $(EXPERIMENT) && $(RUN) dvc pull dvc.yaml
-	@$(RUN) snakemake --list-rules --directory $(EXPERIMENT) > /dev/null # makes folders that stay empty
-	@cd $(EXPERIMENT) && $(RUN) dvc status dvc.yaml --quiet || { \
-	    $(RUN) dvc status dvc.yaml; \
-	    echo "$(EXPERIMENT): not what dvc.lock records (see above), so nothing was marked as made." \
-	        "Undo the edits and pull again, or run snakemake." >&2; \
-	    exit 1; }
-	$(RUN) snakemake --touch --forceall --directory $(EXPERIMENT) --quiet
+	cd $(EXPERIMENT) && $(RUN) dvc pull --allow-missing dvc.yaml
+	@$(RUN) python workflow/mark_made.py $(EXPERIMENT)
+
+# Their records are stored, and tell of the run that the results come from: these are kept.
+caches: env ## after a pull: make features and latents again, which are not stored
+	$(RUN) snakemake caches --directory $(EXPERIMENT)
+	cd $(EXPERIMENT) && $(RUN) dvc checkout --force latents/record.json features/*/record.json
+	@$(RUN) python workflow/mark_made.py $(EXPERIMENT)
 
 pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
 	$(RUN) snakemake models --directory experiments/pretrain

@@ -23,6 +23,7 @@ report: "workflow/report/workflow.rst"
 localrules:
     all,
     models,
+    caches,
     make_tables,
     plot_figures,
     plot_robustness,
@@ -50,3 +51,9 @@ rule models:
         [f"models/backbones/{name}/record.json" for name in COMPARE.networks],
         [f"models/probes/{name}/record.json" for name in COMPARE.probes],
         "models/prior/record.json",
+
+
+rule caches:
+    input:
+        expand("latents/{name}/index.json", name=[*SPLITS, "round_trip"]),
+        expand("features/{name}/{split}/index.json", name=COMPARE.networks, split=SPLITS),

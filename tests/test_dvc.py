@@ -40,10 +40,10 @@ def changed(checkout: Checkout) -> set[str]:
     return set(json.loads(checkout.run("dvc", "status", "dvc.yaml", "--json").stdout))
 
 
-def make_pull(checkout: Checkout, experiment: str) -> subprocess.CompletedProcess:
-    """`make pull` with this test's environment in place of the one that `make env` installs."""
+def make(target: str, checkout: Checkout, experiment: str) -> subprocess.CompletedProcess:
+    """`make pull` or another with this test's environment in place of what `make env` installs."""
     return subprocess.run(
-        ["make", "pull", f"EXPERIMENT={experiment}", "--assume-old", ".venv/.installed"],
+        ["make", target, f"EXPERIMENT={experiment}", "--assume-old", ".venv/.installed"],
         cwd=checkout.root, env=environment(DVC_SITE_CACHE_DIR=f"{checkout.root}-dvc-notes"),
         text=True, check=False,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
@@ -116,7 +116,13 @@ class TestOneMakesTheOtherTakes:
 class TestPull:
     def test_a_clone_is_up_to_date_after_it(self, recorded: Checkout, tmp_path: Path):
         made = clone(recorded, tmp_path / "repository")
-        done = make_pull(made, str(EXPERIMENT))
+        done = make("pull", made, str(EXPERIMENT))
+        assert done.returncode == 0, done.stdout
+        assert NOTHING in made.snakemake("--dry-run").stdout
+        caches = [*made.experiment.glob("latents/*"), *made.experiment.glob("features/*/*")]
+        assert {path.name for path in caches} == {"record.json"}  # the rest is not stored
+
+        done = make("caches", made, str(EXPERIMENT))
         assert done.returncode == 0, done.stdout
         assert changed(made) == set()
         assert NOTHING in made.snakemake("--dry-run").stdout
@@ -127,53 +133,38 @@ class TestPull:
         made.edit(lambda params: params["methods"]["pooled"].update(steps=4))
         assert planned_rules(made)["draw_samples"] == 1
 
-    @pytest.mark.parametrize("what", ["a parameter", "a result"])
-    def test_what_is_stale_is_not_marked_as_made(
-        self, recorded: Checkout, tmp_path: Path, what: str
-    ):
+    def test_what_is_stale_is_not_marked_as_made(self, recorded: Checkout, tmp_path: Path):
+        """Neither after the edit of a parameter nor of a result."""
         made = clone(recorded, tmp_path / "repository")
-        if what == "a parameter":
-            made.edit(lambda params: params["methods"]["pooled"].update(steps=4))
-            named = "methods.pooled"
-        else:
-            table = made.experiment / "results/tables/main.csv"
-            table.write_text(table.read_text().replace("spatial", "special"))
-            named = "results/tables"
-        done = make_pull(made, str(EXPERIMENT))
+        made.edit(lambda params: params["methods"]["pooled"].update(steps=4))
+        table = made.experiment / "results/tables/main.csv"
+        table.write_text(table.read_text().replace("spatial", "special"))
+        done = make("pull", made, str(EXPERIMENT))
         assert done.returncode != 0
-        assert named in done.stdout
+        assert re.search(
+            r"draw_samples@tiny_a-pooled: params\.yaml: .*methods\.pooled", done.stdout
+        )
+        assert "make_tables: results/tables: modified" in done.stdout
         assert f"{EXPERIMENT}: not what dvc.lock records" in done.stdout
         assert "nothing was marked as made" in done.stdout
         assert not (made.experiment / ".snakemake/metadata").exists()
         assert NOTHING not in made.snakemake("--dry-run").stdout
 
-    def test_without_probes(self, mine: Checkout, tmp_path: Path):
-        """An experiment on photographs has none, and so no folder of theirs (the rest is as is)."""
-        shutil.rmtree(mine.experiment / "models/probes")
-        mine.edit(lambda params: params["compare"].update(probes=[]))
-        mine.snakemake("--touch", "--forceall")
-        mine.run("dvc", "commit", "--force", "dvc.yaml")
-        assert changed(mine) == set()
-        commit(mine)
-        mine.run("dvc", "push", "dvc.yaml")
-        made = clone(mine, tmp_path / "clone")
-        done = make_pull(made, str(EXPERIMENT))
-        assert done.returncode == 0, done.stdout
-        assert changed(made) == set()
-        assert NOTHING in made.snakemake("--dry-run").stdout
-
     def test_without_a_stored_file_nothing_is_marked(self, recorded: Checkout, tmp_path: Path):
         made = clone(recorded, tmp_path / "repository")
         made.run("dvc", "remote", "modify", "store", "url", str(tmp_path / "empty"))
-        done = make_pull(made, str(EXPERIMENT))
+        done = make("pull", made, str(EXPERIMENT))
         assert done.returncode != 0
         assert "samples/tiny_a/spatial" in done.stdout
         assert not (made.experiment / ".snakemake/metadata").exists()
 
-    def test_at_the_root(self, finished: Checkout, tmp_path: Path):
-        """The same results as those of an experiment at the root."""
+    def test_at_the_root_and_without_probes(self, finished: Checkout, tmp_path: Path):
+        """The same results as those of an experiment at the root, and of one on photographs, which
+        has no probes, and so no folder of theirs."""
         made = finished.copy(tmp_path / "repository")
+        shutil.rmtree(made.experiment / "models/probes")
         params = {**made.params, "root": "."}
+        params["compare"]["probes"] = []
         for path in made.experiment.iterdir():
             if path.name not in ("params.yaml", "dvc.yaml"):
                 shutil.rmtree(made.root / path.name, ignore_errors=True)
@@ -181,15 +172,14 @@ class TestPull:
         shutil.rmtree(made.experiment)
         (made.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         at_root = RootCheckout(made.root)
-        assert NOTHING in at_root.snakemake("--dry-run").stdout
+        at_root.snakemake("--touch", "--forceall")
         at_root.run("dvc", "commit", "--force", "dvc.yaml")
         commit(at_root)
         at_root.run("dvc", "push", "dvc.yaml")
         pulled = RootCheckout(clone(at_root, tmp_path / "clone").root)
-        done = make_pull(pulled, ".")
+        done = make("pull", pulled, ".")
         assert done.returncode == 0, done.stdout
         assert NOTHING in pulled.snakemake("--dry-run").stdout
-        assert changed(pulled) == set()
 
 
 class RootCheckout(Checkout):

@@ -22,6 +22,8 @@ HEADER = """\
 # Each stage makes its Snakemake target. `root` stands in params.yaml.
 """
 HEAVY = (".pdf", ".html")
+# Most of an experiment's bytes, and made again from images and models in little time.
+NOT_STORED = ("features", "latents")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
 M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
 L, C, R, E = "${item.layers}", "${item.concepts}", "${item.readout}", "${item.edit}"
@@ -51,11 +53,14 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
         ["data", "${root}/pretrained"], [f"models/probes/{P}"], ["seed", f"probes.{P}"],
     ),
     "cache_latents": (
-        "caches", {}, "latents/record.json", ["data", "models/autoencoder"], ["latents"], [],
+        "caches", {}, "latents/record.json", ["data", "models/autoencoder"],
+        ["latents/train", "latents/val", "latents/test", "latents/round_trip",
+         "latents/record.json"], [],
     ),
     "cache_features": (
         "caches", {"backbone": "${compare.networks}"}, f"features/{B}/record.json",
-        ["data", f"models/backbones/{B}"], [f"features/{B}"], [],
+        ["data", f"models/backbones/{B}"],
+        [f"features/{B}/{name}" for name in ("train", "val", "test", "record.json")], [],
     ),
     "train_adapter": (
         "adapters", BACKBONES | {"adapter": "${compare.adapters}"}, f"adapters/{B}/{A}/record.json",
@@ -200,14 +205,17 @@ def _stage(name: str) -> dict[str, Any]:
     stage["deps"] = dependencies + code
     if parameters:
         stage["params"] = parameters
-    # Tables and pictures belong to git; everything else lies in DVC's cache.
-    stage["outs"] = [
-        {path: {"cache": False}}
-        if path.startswith("results") and not path.endswith(HEAVY)
-        else path
-        for path in outputs
-    ]
+    stage["outs"] = [_output(path) for path in outputs]
     return stage
+
+
+def _output(path: str) -> str | dict[str, dict[str, bool]]:
+    """Tables and pictures belong to git, everything else lies in DVC's cache."""
+    if path.startswith("results") and not path.endswith(HEAVY):
+        return {path: {"cache": False}}
+    if path.startswith(NOT_STORED) and not path.endswith("record.json"):
+        return {path: {"push": False}}
+    return path
 
 
 if __name__ == "__main__":
