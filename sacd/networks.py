@@ -34,14 +34,14 @@ def create_diffusers(kind: type[Network], options: dict[str, Any], **fixed: Any)
 def load_diffusers(kind: type[Network], folder: Path) -> Network:
     """A frozen network in fp32 from a folder in the diffusers layout; raises `SacdError`.
 
-    diffusers itself leaves weights that the file lacks at random values.
+    diffusers itself leaves weights that the file lacks at random values. Where there are no
+    safetensors, as in some of the older models, it reads torch's file with `weights_only`.
     """
     if not (folder / CONFIG).exists():  # diffusers would ask a hub for it
         raise SacdError(f"{folder}: no {kind.__name__} of diffusers here (no config.json).")
     try:
         network, found = kind.from_pretrained(
             folder,
-            use_safetensors=True,
             local_files_only=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,

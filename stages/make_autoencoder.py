@@ -1,18 +1,17 @@
 """Provide the prior's autoencoder as models/autoencoder/: import it, or train it."""
 
 import argparse
-from pathlib import Path
 
 from diffusers import AutoencoderKL
 
 from sacd.backbones.backbone import Backbone
-from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import save_autoencoder
+from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
@@ -28,9 +27,7 @@ def main() -> None:
     if settings.prior.source == "train":
         vae, training = _train(settings)
     else:
-        source = Path(settings.prior.source).expanduser()
-        if not source.is_dir():
-            raise SacdError(f"prior.source: {source}: no such folder; give it, or 'train'.")
+        source = local_folder(settings.prior.source)
         vae = load_diffusers(AutoencoderKL, source / "vae")
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}

@@ -1,7 +1,6 @@
 """Provide the whole prior as models/prior/ (diffusers layout): import it, or train its U-Net."""
 
 import argparse
-from pathlib import Path
 
 from diffusers import AutoencoderKL
 
@@ -10,6 +9,7 @@ from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.diffusion import create_scheduler, train_unet
 from sacd.prior.prior import Prior
+from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX, Shards
 from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
@@ -23,7 +23,7 @@ def main() -> None:
     if settings.prior.source == "train":
         prior, training = _train(settings)
     else:
-        source = Path(settings.prior.source).expanduser()
+        source = local_folder(settings.prior.source)
         prior = Prior.from_pretrained(source)
         record = source / "record.json"
         training = read_record(source)["training"] if record.exists() else {}

@@ -341,7 +341,7 @@ class TestModels:
     def test_a_prior_that_does_not_exist_is_named(
         self, in_experiment: Callable, call_stage: Callable, fixture_params, offline, stage: str
     ):
-        fixture_params["prior"] = {"source": "some/prior", "autoencoder": None, "unet": None}
+        fixture_params["prior"] = {"source": "./some/prior", "autoencoder": None, "unet": None}
         in_experiment(fixture_params)
         assert "some/prior" in one_message(*call_stage(stage))
 

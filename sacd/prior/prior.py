@@ -13,6 +13,7 @@ from sacd.errors import SacdError
 from sacd.files import atomic
 from sacd.networks import load_diffusers
 from sacd.numerics import conv_format
+from sacd.prior.stable_diffusion import TEXT_ENCODER, embed_nothing
 
 NULL_PROMPT = "null_prompt.safetensors"
 
@@ -35,14 +36,21 @@ class Prior:
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Prior":
-        """Load `unet/`, `vae/`, `scheduler/` and the null prompt; raises `SacdError`."""
+        """Load `unet/`, `vae/`, `scheduler/` and the null prompt; raises `SacdError`.
+
+        In a folder of Stable Diffusion the text encoder makes the null prompt.
+        """
         try:
-            return cls(
-                load_diffusers(UNet2DConditionModel, folder / "unet"),
-                load_diffusers(AutoencoderKL, folder / "vae"),
-                DDPMScheduler.from_pretrained(folder, subfolder="scheduler", local_files_only=True),
-                load_file(folder / NULL_PROMPT)["embedding"].float(),
+            unet = load_diffusers(UNet2DConditionModel, folder / "unet")
+            vae = load_diffusers(AutoencoderKL, folder / "vae")
+            scheduler = DDPMScheduler.from_pretrained(
+                folder, subfolder="scheduler", local_files_only=True
             )
+            if (folder / NULL_PROMPT).exists() or not (folder / TEXT_ENCODER).exists():
+                null_prompt = load_file(folder / NULL_PROMPT)["embedding"].float()
+            else:
+                null_prompt = embed_nothing(folder)
+            return cls(unet, vae, scheduler, null_prompt)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise SacdError(
                 f"{folder}: not a prior in the diffusers layout (unet/, vae/, scheduler/, "
