@@ -1,0 +1,84 @@
+"""An experiment's networks with random weights: to count their operations, or to time them."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch import Tensor
+
+from sacd.adapters.adapter import Adapter, AdapterConfig
+from sacd.adapters.registry import ADAPTERS
+from sacd.backbones.backbone import Backbone, BackboneConfig, create_network
+from sacd.features.whitening import Whitening
+from sacd.prior.autoencoder import create_autoencoder
+from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
+from sacd.prior.prior import Prior, shrinkage
+from stages.sections import AdapterSettings, BackboneSettings, Settings
+
+# Stable Diffusion 1 (Rombach et al. 2022), which MiniSD is; its other options are diffusers' own.
+SD_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}
+SD_AUTOENCODER = {
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "norm_num_groups": 32,
+}
+SD_PROMPT = (77, 768)
+SHRINKAGE = 2.0  # of noise; decides nothing about shapes
+
+
+def random_backbone(chosen: BackboneSettings) -> Backbone:
+    """The backbone of a section of params.yaml."""
+    config = BackboneConfig(
+        chosen.model,
+        chosen.options,
+        chosen.input_size,
+        tuple(chosen.mean),  # type: ignore[arg-type]
+        tuple(chosen.std),  # type: ignore[arg-type]
+        chosen.layer,
+    )
+    return Backbone(config, create_network(config))
+
+
+def random_prior(settings: Settings) -> tuple[Prior, str]:
+    """The experiment's prior, and where its architecture comes from.
+
+    A prior that is imported from a place not on this machine counts as Stable Diffusion 1.
+    """
+    chosen, size = settings.prior, settings.images.size
+    folder = Path(chosen.source).expanduser()
+    if chosen.source == "train":
+        assert chosen.autoencoder and chosen.unet  # the settings' check
+        vae = create_autoencoder(chosen.autoencoder.options, size)
+        shape = (vae.config.latent_channels, size // shrinkage(vae))
+        unet, prompt = create_unet(chosen.unet.options, (shape[0], shape[1])), (1, PROMPT_WIDTH)
+        origin = "params.yaml"
+    elif (folder / "unet").is_dir():
+        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
+        prompt, origin = (1, unet.config.cross_attention_dim), chosen.source
+    else:
+        vae = create_autoencoder(SD_AUTOENCODER, size)
+        unet, prompt = (
+            UNet2DConditionModel(sample_size=size // shrinkage(vae), **SD_UNET),
+            SD_PROMPT,
+        )
+        origin = f"Stable Diffusion 1, for {chosen.source} is not here"
+    for network in (vae, unet):
+        network.eval().requires_grad_(False)
+    return Prior(unet, vae, create_scheduler(SHRINKAGE), torch.zeros(1, *prompt)), origin
+
+
+def random_adapter(chosen: AdapterSettings, prior: Prior, features: Tensor, grid: int) -> Adapter:
+    """The adapter of a section of params.yaml for maps like `features` (1, C, h, w)."""
+    shape = tuple(features.shape[1:])
+    config = AdapterConfig(
+        type=chosen.type,
+        conditioning=chosen.conditioning,
+        backbone="",
+        layer="",
+        feature_shape=shape,  # type: ignore[arg-type]
+        grid=(grid, grid),
+        hidden=chosen.hidden,
+    )
+    return ADAPTERS[chosen.type](config, Whitening.blank(shape[0]), prior.unet)

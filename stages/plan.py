@@ -1,0 +1,74 @@
+"""Say what an experiment will take before it is run: jobs, operations, hours and disk, by rule.
+
+Hours come from the rates in benchmarks/rates/, measured by benchmarks/rates.py: a file a device.
+Nothing is read but params.yaml, nothing is made.
+"""
+
+import argparse
+
+from sacd.files import read_json
+from stages.code import ROOT
+from stages.common import run
+from stages.settings import load_settings
+from stages.work import Row, measure_costs, plan
+
+RATES = ROOT / "benchmarks" / "rates"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.parse_args()
+    settings = load_settings()
+    costs, origin = measure_costs(settings)
+    rows = plan(settings, costs)
+    devices = {path.stem: read_json(path) for path in sorted(RATES.glob("*.json"))}
+    print("\n".join(table(rows, devices)))
+    print(f"\nPrior: {origin}. Networks are taken for given; rules not listed take minutes.")
+    print("Work space: of checkpoints in .work/, gone when a rule has ended.")
+    for name, measured in devices.items():
+        print(f"Hours on {name}: {measured['device']}, with {measured['networks']}.")
+    print("For hours on another device, on it: python benchmarks/rates.py EXPERIMENT")
+
+
+def table(rows: list[Row], devices: dict[str, dict]) -> list[str]:
+    """Lines of text: a head, a line for each row, and their sum."""
+    head = ["rule", "jobs", "TFLOP", *(f"hours {name}" for name in devices), "disk GB", "work GB"]
+    cells = [
+        [
+            row.rule,
+            str(row.jobs),
+            f"{sum(row.operations.values()) / 1e12:,.0f}",
+            *(f"{hours(row, measured['rates']):,.2f}" for measured in devices.values()),
+            f"{row.bytes / 1e9:,.2f}",
+            f"{row.work_bytes / 1e9:,.2f}",
+        ]
+        for row in [*rows, total(rows)]
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    return [
+        "  ".join(
+            text.rjust(width) if place else text.ljust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in [head, *cells]
+    ]
+
+
+def hours(row: Row, rates: dict[str, float]) -> float:
+    """Of one device, at `rates` operations a second for each kind."""
+    return sum(number / rates[kind] for kind, number in row.operations.items()) / 3600
+
+
+def total(rows: list[Row]) -> Row:
+    """The sum of all rows."""
+    everything = Row("all", sum(row.jobs for row in rows))
+    for row in rows:
+        for kind, number in row.operations.items():
+            everything.operations[kind] = everything.operations.get(kind, 0.0) + number
+        everything.bytes += row.bytes
+        everything.work_bytes += row.work_bytes
+    return everything
+
+
+if __name__ == "__main__":
+    run(main)
