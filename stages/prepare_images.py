@@ -6,6 +6,8 @@ Writes data/manifest.parquet, data/skipped.csv, data/images/<split>/ and data/re
 import argparse
 import hashlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,10 @@ def _fill(
     """Pixels of a split, in the work folder that is returned."""
 
     def block(start: int, stop: int) -> dict[str, torch.Tensor]:
-        images = np.stack([pixels(row) for row in rows.iloc[start:stop].itertuples()])
+        with ThreadPoolExecutor(
+            torch.get_num_threads()
+        ) as pool:  # decoding holds no lock of Python
+            images = np.stack(list(pool.map(pixels, rows.iloc[start:stop].itertuples())))
         return {"images": torch.from_numpy(images).permute(0, 3, 1, 2)}
 
     work = work_folder("prepare_images", split, sections, rows.sha256.tolist())
@@ -160,26 +165,32 @@ def _usable(
     skipped: list[tuple[str, str]],
 ) -> list[dict[str, Any]]:
     """Manifest rows of the first `wanted` candidates that decode; the others go to `skipped`."""
-    rows: list[dict[str, Any]] = []
-    for entry in candidates:
-        if len(rows) == wanted:
-            break
+
+    def look(entry: Entry) -> dict[str, Any] | Unusable:
         try:
             data = collection.read(entry.path)
             _, (width, height), box = load_square(data, size)
         except Unusable as reason:
-            skipped.append((entry.path, str(reason)))
-            continue
-        rows.append(
-            {
-                "image_id": entry.path,
-                "source": entry.path,
-                "width": width,
-                "height": height,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "crop": list(box),
-            }
-        )
+            return reason
+        return {
+            "image_id": entry.path,
+            "source": entry.path,
+            "width": width,
+            "height": height,
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "crop": list(box),
+        }
+
+    rows: list[dict[str, Any]] = []
+    left = iter(candidates)
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        # As many as are still wanted, so that none is skipped that comes after the last one taken.
+        while batch := list(islice(left, wanted - len(rows))):
+            for entry, found in zip(batch, pool.map(look, batch), strict=True):
+                if isinstance(found, Unusable):
+                    skipped.append((entry.path, str(found)))
+                else:
+                    rows.append(found)
     return rows
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path, PurePosixPath
+from threading import Lock
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -151,17 +152,20 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         raise SacdError(f"images.source: {source}: no such folder or archive.")
     try:
         if zipfile.is_zipfile(source):
-            pack = zipfile.ZipFile(source)
+            pack = zipfile.ZipFile(source)  # may be read by several threads
             return pack.namelist(), pack.read
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
         members = {member.name: member for member in files_in(archive, source)}
     except BROKEN as error:
         raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
 
+    lock = Lock()  # a tar has one place at which it is read
+
     def read(name: str) -> bytes:
         file = archive.extractfile(members[name])
         assert file is not None  # only regular files are members
-        return file.read()
+        with lock:
+            return file.read()
 
     return list(members), read
 
