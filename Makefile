@@ -40,6 +40,7 @@ caches: env ## after a pull: make features and latents again, which are not stor
 	$(RUN) snakemake caches --directory $(EXPERIMENT)
 	cd $(EXPERIMENT) && $(RUN) dvc checkout --force latents/record.json features/*/record.json
 	@$(RUN) python workflow/mark_made.py $(EXPERIMENT)
+	cd $(EXPERIMENT) && $(RUN) dvc commit --force --quiet cache_latents cache_features
 
 pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
 	$(RUN) snakemake models --directory experiments/pretrain

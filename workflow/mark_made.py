@@ -26,17 +26,22 @@ def main() -> None:
 
 
 def differences(folder: Path) -> list[str]:
-    """How the folder differs from dvc.lock, a line each, but by what is not stored nor there."""
+    """How the folder differs from dvc.lock, a line each.
+
+    What is not stored may be missing, or be there without a copy in DVC's cache.
+    """
     command = ["dvc", "status", "dvc.yaml", "--json"]
     status = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE)
-    missing = [path for path in not_stored(folder) if not (folder / path).exists()]
+    light = not_stored(folder)
+    missing = [path for path in light if not (folder / path).exists()]
     found = []
     for stage, changes in json.loads(status.stdout).items():
         for change in changes:
             # Either {"changed outs": {path: state}} or a text, as for a changed command.
             states = next(iter(change.values())) if isinstance(change, dict) else {change: "yes"}
             for path, state in states.items():
-                if not any(Path(lack).is_relative_to(path) for lack in missing):
+                lacking = any(Path(lack).is_relative_to(path) for lack in missing)
+                if not lacking and not (path in light and state == "not in cache"):
                     found.append(f"{stage}: {path}: {state}")
     return found
 
