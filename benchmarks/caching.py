@@ -1,0 +1,109 @@
+"""How near the caching of features comes to the backbone's bare forward rate, and what images cost.
+
+    python benchmarks/caching.py [EXPERIMENT] [--images 1024] [--name cpu_of_two_cores]
+
+For each network of a finished experiment, images a second:
+
+- `bare`: forward passes on one batch that stays where it is;
+- `rule`: what the rule does: read images from shards, forward, halve, check, write shards.
+
+And of JPEG files of 500 x 375 px, photographs' usual size: decoding, cropping and resizing by the
+pipeline's own function. Writes benchmarks/caching/NAME.csv.
+"""
+
+import argparse
+import tempfile
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image
+
+from sacd.backbones.backbone import Backbone
+from sacd.features.cache import BATCH, extract
+from sacd.images.collection import load_square
+from sacd.shards import Shards, write_shards
+from stages.cache_features import ROWS_PER_SHARD
+from stages.code import ROOT
+from stages.common import device, device_name
+from stages.settings import load_settings
+
+JPEGS, JPEG_SIZE = 200, (500, 375)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
+    parser.add_argument("--images", type=int, default=1024)
+    parser.add_argument("--name", default="cpu_of_two_cores", help="of the file that is written")
+    arguments = parser.parse_args()
+    settings = load_settings(arguments.experiment / "params.yaml")
+    images = Shards(arguments.experiment / "data/images/train")
+    count = min(arguments.images, len(images))
+    rows = []
+    for name in settings.compare.networks:
+        folder = arguments.experiment / "models/backbones" / name
+        backbone = Backbone.from_pretrained(folder).to(device())
+        bare, rule = bare_rate(backbone, images, count), rule_rate(backbone, images, count)
+        rows.append({"what": name, "bare": bare, "rule": rule, "rule_over_bare": rule / bare})
+    rows.append(
+        {"what": f"JPEG to {settings.images.size} px", "rule": jpeg_rate(settings.images.size)}
+    )
+    table = pd.DataFrame(rows)
+    print(f"{device_name()}, images a second\n{table.to_string(index=False)}")
+    out = ROOT / "benchmarks/caching"
+    out.mkdir(exist_ok=True)
+    table.to_csv(out / f"{arguments.name}.csv", index=False, float_format="%.4g")
+
+
+@torch.no_grad()
+def bare_rate(backbone: Backbone, images: Shards, count: int) -> float:
+    """Images a second through the network alone."""
+    batch = images.read("images", range(BATCH)).to(device()).float() / 255
+    backbone(batch)  # warms up
+    started = time.perf_counter()
+    for _ in range(count // BATCH):
+        backbone(batch)
+    wait()
+    return count // BATCH * BATCH / (time.perf_counter() - started)
+
+
+def rule_rate(backbone: Backbone, images: Shards, count: int) -> float:
+    """Images a second from shard to shard."""
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_shards(
+            Path(folder) / "made",
+            Path(folder) / "work",
+            images.ids[:count],
+            ROWS_PER_SHARD,
+            lambda start, stop: extract(
+                backbone, images.read("images", range(start, stop)), device()
+            ),
+            {},
+        )
+        return count / (time.perf_counter() - started)
+
+
+def jpeg_rate(size: int) -> float:
+    """Files a second, by one process."""
+    pixels = np.random.default_rng(0).integers(0, 256, (25, 33, 3), dtype=np.uint8)
+    picture = Image.fromarray(pixels).resize(JPEG_SIZE, Image.Resampling.BICUBIC)
+    buffer = BytesIO()
+    picture.save(buffer, "JPEG", quality=90)
+    started = time.perf_counter()
+    for _ in range(JPEGS):
+        load_square(buffer.getvalue(), size)
+    return JPEGS / (time.perf_counter() - started)
+
+
+def wait() -> None:
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""Compare ways to sample with a trained adapter: feature cosine and seconds an image, in one run.
+
+    python benchmarks/sampling.py [EXPERIMENT] [--images 40] [--name cpu_of_two_cores]
+
+On validation images of a finished experiment, for each inverted backbone, one sample an image:
+
+- `published`: as in FeatInv (arXiv 2505.21032) written with diffusers: one image at a time, DDIM,
+  50 steps, scale 1.75, guidance by two passes, fp32;
+- `diffusers`: its best practice: the same by bf16 (where the device has it), in batches, both
+  passes in one;
+- `sacd`: ours, over steps, guidance and trained adapters, with guidance below 65 % of the noise.
+
+Writes benchmarks/sampling/NAME.csv, and the frontier of the fastest at each cosine as NAME.png.
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import pandas as pd
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from sacd.metrics.features import feature_scores
+from sacd.numerics import numerics
+from sacd.prior.latents import decode_latents
+from sacd.sampling.inverter import Inverter
+from sacd.sampling.noise import initial_noise
+from sacd.shards import Shards
+from stages.code import ROOT
+from stages.common import device, device_name, progress
+from stages.inputs import spread_rows
+from stages.settings import load_settings
+
+OUT = ROOT / "benchmarks/sampling"
+STEPS, GUIDANCES, GUIDED_BELOW = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), 0.65
+PUBLISHED = {"steps": 50, "guidance": 1.75}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One backbone's validation images, and what draws from their features."""
+
+    backbone: str
+    adapter: str
+    inverter: Inverter
+    ids: list[str]
+    features: Tensor
+    seed: int
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
+    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--name", default="cpu_of_two_cores", help="of the files that are written")
+    arguments = parser.parse_args()
+    cases = list(open_cases(arguments.experiment, arguments.images))
+    rows = [row for case in cases for row in compare(case)]
+    table = with_ratios(pd.DataFrame(rows))
+    OUT.mkdir(exist_ok=True)
+    table.to_csv(OUT / f"{arguments.name}.csv", index=False, float_format="%.4g")
+    print(f"{device_name()}, {arguments.images} images\n{table.to_string(index=False)}")
+    draw_frontier(table, OUT / f"{arguments.name}.png", device_name())
+
+
+def open_cases(experiment: Path, count: int) -> Iterator[Case]:
+    """Every inverted backbone with every adapter that is given maps."""
+    settings = load_settings(experiment / "params.yaml")
+    for backbone, name in product(settings.compare.backbones, settings.compare.adapters):
+        if settings.adapters[name].conditioning != "spatial":
+            continue
+        folder = experiment / "adapters" / backbone / name
+        stored = Shards(experiment / "features" / backbone / "val")
+        rows = spread_rows(stored, count)
+        yield Case(
+            backbone,
+            name,
+            Inverter.from_pretrained(folder, device=str(device())),
+            [stored.ids[row] for row in rows],
+            stored.read("features", rows).float(),
+            settings.seed,
+        )
+
+
+def compare(case: Case) -> Iterator[dict[str, Any]]:
+    """A row for each way to sample."""
+    rivals = (("published", False), ("diffusers", True))
+    for way, best_practice in rivals:
+        seconds, cosine = measure(case, lambda b=best_practice: by_diffusers(case, b))
+        yield row(case, way, PUBLISHED["steps"], PUBLISHED["guidance"], seconds, cosine)
+    grid = list(product(STEPS, GUIDANCES))
+    for number in progress(f"{case.backbone} {case.adapter}")(iter(range(len(grid))), len(grid)):
+        steps, guidance = grid[number]
+        seconds, cosine = measure(case, lambda s=steps, g=guidance: by_us(case, s, g))
+        yield row(case, "sacd", steps, guidance, seconds, cosine)
+
+
+def row(
+    case: Case, way: str, steps: float, guidance: float, seconds: float, cosine: float
+) -> dict[str, Any]:
+    return {
+        "backbone": case.backbone, "adapter": case.adapter, "way": way, "steps": int(steps),
+        "guidance": guidance, "cos_median": cosine, "seconds_per_image": seconds,
+    }  # fmt: skip
+
+
+def measure(case: Case, draw: Callable[[], Tensor]) -> tuple[float, float]:
+    """Seconds an image, and mean `cos_median` of the images to the features."""
+    started = time.perf_counter()
+    images = draw()
+    if device().type == "cuda":
+        torch.cuda.synchronize()
+    seconds = (time.perf_counter() - started) / len(case.ids)
+    seen = case.inverter.features(images).cpu()
+    return seconds, float(feature_scores(seen, case.features)["cos_median"].mean())
+
+
+def by_us(case: Case, steps: int, guidance: float) -> Tensor:
+    keys = [(name, 0) for name in case.ids]
+    return case.inverter.sample(case.features, keys, case.seed, steps, guidance, GUIDED_BELOW)
+
+
+@torch.no_grad()
+def by_diffusers(case: Case, best_practice: bool) -> Tensor:
+    """DDIM with classifier-free guidance at every step, as diffusers' ControlNet pipeline does it.
+
+    With the best practice all images go through together, both passes in one; else one by one.
+    """
+    prior, adapter = case.inverter.prior, case.inverter.adapter
+    scheduler = DDIMScheduler.from_config(
+        prior.scheduler.config, clip_sample=False, set_alpha_to_one=True
+    )
+    shape = (prior.vae.config.latent_channels, *adapter.config.grid)
+    noise = initial_noise(case.seed, [(name, 0) for name in case.ids], shape).to(device())
+    features = case.features.to(device())
+
+    def predict(latents: Tensor, time_step: Tensor, hint: tuple[Tensor, ...]) -> Tensor:
+        times, prompts = time_step.expand(len(latents)), prior.prompts(len(latents))
+        return adapter(prior.unet, latents, times, prompts, hint).float()
+
+    drawn = []
+    size = len(noise) if best_practice else 1
+    with numerics(device(), "bf16" if best_practice else "fp32"):
+        for block, given in zip(noise.split(size), features.split(size), strict=True):
+            scheduler.set_timesteps(int(PUBLISHED["steps"]), device=device())
+            hints = (adapter.null_hint(len(block)), adapter.hint(given))
+            both = tuple(torch.cat(pair) for pair in zip(*hints, strict=True))
+            latents = block * scheduler.init_noise_sigma
+            for step in scheduler.timesteps:
+                if best_practice:
+                    null, true = predict(torch.cat([latents, latents]), step, both).chunk(2)
+                else:
+                    null, true = (predict(latents, step, hint) for hint in hints)
+                guided = null + PUBLISHED["guidance"] * (true - null)
+                latents = scheduler.step(guided, step, latents).prev_sample
+            drawn.append(decode_latents(prior.vae, latents, device()))
+    return torch.cat(drawn)
+
+
+def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """How many times as fast as `published` and `diffusers` each row is, and what it keeps.
+
+    `of_20_steps`: its cosine as a share of that of 20 of our steps at the same guidance.
+    """
+    keys = ["backbone", "adapter"]
+    for rival in ("published", "diffusers"):
+        seconds = table[table.way == rival].set_index(keys).seconds_per_image
+        table[f"speed_vs_{rival}"] = [
+            seconds.loc[tuple(entry)] / own
+            for *entry, own in table[[*keys, "seconds_per_image"]].itertuples(index=False)
+        ]
+    whole = table[(table.way == "sacd") & (table.steps == max(STEPS))]
+    cosines = whole.set_index([*keys, "guidance"]).cos_median
+    table["of_20_steps"] = [
+        entry.cos_median / cosines.loc[entry.backbone, entry.adapter, entry.guidance]
+        if entry.way == "sacd"
+        else float("nan")
+        for entry in table.itertuples()
+    ]
+    return table
+
+
+def draw_frontier(table: pd.DataFrame, path: Path, machine: str) -> None:
+    """Cosine against seconds an image; a line through those that nothing faster beats."""
+    names = table.backbone.unique()
+    figure, axes = plt.subplots(1, len(names), figsize=(4.2 * len(names), 3.6), squeeze=False)
+    for axis, name in zip(axes[0], names, strict=True):
+        part = table[table.backbone == name].sort_values("seconds_per_image")
+        best = part[part.cos_median >= part.cos_median.cummax()]
+        axis.plot(best.seconds_per_image, best.cos_median, color="0.7", zorder=0)
+        for (way, adapter), group in part.groupby(["way", "adapter"]):
+            axis.scatter(group.seconds_per_image, group.cos_median, label=f"{way}, {adapter}", s=22)
+        for entry in best[best.way == "sacd"].itertuples():
+            axis.annotate(
+                f"{entry.steps} steps, {entry.guidance:g}",
+                (entry.seconds_per_image, entry.cos_median),
+                xytext=(4, -9), textcoords="offset points", fontsize=6.5,
+            )  # fmt: skip
+        axis.set(xscale="log", xlabel="seconds an image", ylabel="cos_median", title=name)
+        axis.grid(alpha=0.3)
+    axes[0][0].legend(fontsize=7, loc="lower right")
+    figure.suptitle(f"Sampling on {machine}: steps and guidance of the frontier", fontsize=10)
+    figure.tight_layout()
+    figure.savefig(path, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
