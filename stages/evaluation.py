@@ -24,6 +24,7 @@ from stages.inputs import load_backbone, load_masks, spread_rows
 from stages.sections import Settings
 
 IMAGES_PER_BATCH = 16
+ROWS_PER_READ = 1024
 EYES_BATCH = 64  # images that a finder sees at once
 
 
@@ -130,11 +131,11 @@ def set_scores(
     In the judge's pooled features `judged` (N, C) to the train split; in Inception's, where its
     weights are here, to the originals.
     """
-    reference = Shards(feature_folder(settings.compare.judge, "train")).read_all("features")
+    reference = _pooled(Shards(feature_folder(settings.compare.judge, "train")))
     starts = range(0, len(truth.ids), IMAGES_PER_BATCH)
     blocks = [(start, min(start + IMAGES_PER_BATCH, len(truth.ids))) for start in starts]
     return {
-        "judge_frechet": frechet_distance(judged, reference.float().mean((2, 3))),
+        "judge_frechet": frechet_distance(judged, reference),
         **inception_distances(
             (samples(*block)[:, 0] for block in blocks),
             (truth.images[slice(*block)] for block in blocks),
@@ -142,6 +143,13 @@ def set_scores(
             device(),
         ),
     }
+
+
+def _pooled(features: Shards) -> Tensor:
+    """Spatial averages (N, C) of maps that need not fit into memory together."""
+    starts = range(0, len(features), ROWS_PER_READ)
+    blocks = (range(start, min(start + ROWS_PER_READ, len(features))) for start in starts)
+    return torch.cat([features.read("features", rows).float().mean((2, 3)) for rows in blocks])
 
 
 def scoring_sections(settings: Settings) -> dict[str, object]:
