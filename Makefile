@@ -16,7 +16,7 @@ help: ## list the targets
 
 env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
-demo: env ## run the embedded experiment: tables and pictures in about twelve minutes
+demo: env ## run the embedded experiment: tables and pictures in about ten minutes
 	$(RUN) snakemake
 	@$(RUN) python -m stages.show_results
 
