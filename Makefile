@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 # DVC's stages call plain `snakemake`, and Snakemake's rules plain `python`: they must be ours.
 RUN := PATH="$(BIN):$$PATH"
 EXPERIMENT ?= .
+FOLDER = $(or $(firstword $(wildcard $(EXPERIMENT) experiments/$(EXPERIMENT))),\
+    $(error EXPERIMENT=$(EXPERIMENT): no such folder, nor experiments/$(EXPERIMENT)))
 
 .DEFAULT_GOAL := help
 .PHONY: help env demo test plan pull caches pretrained clean
@@ -28,19 +30,19 @@ test: env ## check style, types, workflow and behaviour
 	$(RUN) snakemake --lint
 	$(RUN) pytest
 
-plan: env ## say what an experiment will take (EXPERIMENT=experiments/NAME): jobs, hours, disk
-	@cd $(EXPERIMENT) && PYTHONPATH=$(CURDIR) $(RUN) python -m stages.plan
+plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
+	@cd $(FOLDER) && PYTHONPATH=$(CURDIR) $(RUN) python -m stages.plan
 
-pull: env ## fetch recorded results (EXPERIMENT=experiments/NAME) and mark them as made
-	cd $(EXPERIMENT) && $(RUN) dvc pull --allow-missing dvc.yaml
-	@$(RUN) python workflow/mark_made.py $(EXPERIMENT)
+pull: env ## fetch recorded results (EXPERIMENT=NAME) and mark them as made
+	cd $(FOLDER) && $(RUN) dvc pull --allow-missing dvc.yaml
+	@$(RUN) python workflow/mark_made.py $(FOLDER)
 
 # Their records are stored, and tell of the run that the results come from: these are kept.
 caches: env ## after a pull: make features and latents again, which are not stored
-	$(RUN) snakemake caches --directory $(EXPERIMENT)
-	cd $(EXPERIMENT) && $(RUN) dvc checkout --force latents/record.json features/*/record.json
-	@$(RUN) python workflow/mark_made.py $(EXPERIMENT)
-	cd $(EXPERIMENT) && $(RUN) dvc commit --force --quiet cache_latents cache_features
+	$(RUN) snakemake caches --directory $(FOLDER)
+	cd $(FOLDER) && $(RUN) dvc checkout --force latents/record.json features/*/record.json
+	@$(RUN) python workflow/mark_made.py $(FOLDER)
+	cd $(FOLDER) && $(RUN) dvc commit --force --quiet cache_latents cache_features
 
 pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
 	$(RUN) snakemake models --directory experiments/pretrain
