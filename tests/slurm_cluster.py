@@ -43,6 +43,7 @@ class Campaign:
             "snakemake", f"{ADAPTER}/record.json", "--profile", "slurm",
             "--directory", str(EXPERIMENT),
             "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10",
+            "--retries", "20",  # on a slow machine a job of a minute hardly begins
             "--set-threads", "train_adapter=1",
             "--set-resources", *(f"train_adapter:{key}={value}" for key, value in given.items()),
         ]  # fmt: skip
@@ -101,4 +102,4 @@ class Campaign:
 
     def end(self) -> None:
         """Wait for the driver, which must succeed."""
-        assert self.driver.wait(timeout=400) == 0, f"{self.said}\n{self.trained}"
+        assert self.driver.wait(timeout=800) == 0, f"{self.said}\n{self.trained}"

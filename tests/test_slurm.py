@@ -125,7 +125,7 @@ def a_job_over_its_time(campaign: Campaign) -> None:
 
 
 def a_job_that_is_warned(campaign: Campaign) -> None:
-    """Two minutes before its time is up, as the profile asks: of three, after one."""
+    """Two minutes before its time is up, as the profile asks: of four, after two, or one."""
     assert "--signal=TERM@120" in (campaign.made.root / "slurm/config.yaml").read_text()
     campaign.end()
     assert len(campaign.jobs) >= 2
@@ -188,7 +188,7 @@ CAMPAIGNS: dict[Callable[[Campaign], None], tuple[float, dict[str, int | str]]] 
     # with the pace: a job may take a minute at the least, which is then too short
     a_killed_process: (0.3, {}),
     a_job_over_its_time: (2.3, {"runtime": 1}),
-    a_job_that_is_warned: (2.3, {"runtime": 3, "slurm_extra": "'--signal=TERM@120'"}),
+    a_job_that_is_warned: (4.0, {"runtime": 4, "slurm_extra": "'--signal=TERM@120'"}),
     a_cancelled_job: (0.5, {}),
     a_job_put_off_for_an_urgent_one: (0.5, {"slurm_partition": "spare"}),
     a_driver_that_was_interrupted: (0.5, {}),
@@ -235,7 +235,7 @@ def campaigns(
 def test_training_ends_as_if_nothing_had_been(
     campaigns: dict[Callable, Future[Campaign]], finished: Checkout, fault: Callable
 ):
-    campaign = campaigns[fault].result(timeout=600)
+    campaign = campaigns[fault].result(timeout=900)
     for name in ("adapter.safetensors", "config.json", "training.json"):
         ours, twin = (made.experiment / ADAPTER / name for made in (campaign.made, finished))
         assert ours.read_bytes() == twin.read_bytes(), name
@@ -245,7 +245,7 @@ def test_training_ends_as_if_nothing_had_been(
 
 def test_so_do_the_tables(campaigns: dict[Callable, Future[Campaign]], finished: Checkout):
     """All that comes after it, made of what a node left that went down."""
-    made = campaigns[a_node_that_went_down].result(timeout=600).made
+    made = campaigns[a_node_that_went_down].result(timeout=900).made
     made.snakemake()
     ours, theirs = (
         pd.read_csv(checkout.experiment / "results/tables/main.csv")
@@ -260,7 +260,7 @@ def test_on_two_nodes_it_takes_the_same_steps(
     campaigns: dict[Callable, Future[Campaign]], finished: Checkout
 ):
     """The losses of one process, as in test_parallel.py."""
-    campaign = campaigns[on_two_nodes].result(timeout=600)
+    campaign = campaigns[on_two_nodes].result(timeout=900)
     ours, theirs = (made.experiment / ADAPTER for made in (campaign.made, finished))
     assert read_json(ours / "record.json")["processes"] == 4
     histories = [read_json(folder / "training.json")["history"] for folder in (ours, theirs)]
