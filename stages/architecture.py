@@ -59,10 +59,8 @@ def random_prior(settings: Settings) -> tuple[Prior, str]:
         prompt, origin = (1, unet.config.cross_attention_dim), chosen.source
     else:
         vae = create_autoencoder(SD_AUTOENCODER, size)
-        unet, prompt = (
-            UNet2DConditionModel(sample_size=size // shrinkage(vae), **SD_UNET),
-            SD_PROMPT,
-        )
+        unet = UNet2DConditionModel(sample_size=size // shrinkage(vae), **SD_UNET)
+        prompt = SD_PROMPT
         origin = f"Stable Diffusion 1, for {chosen.source} is not here"
     for network in (vae, unet):
         network.eval().requires_grad_(False)

@@ -10,7 +10,7 @@ from sacd.files import read_json
 from stages.code import ROOT
 from stages.common import run
 from stages.settings import load_settings
-from stages.work import Row, measure_costs, plan
+from stages.work import Row, add, measure_costs, plan
 
 RATES = ROOT / "benchmarks" / "rates"
 
@@ -63,8 +63,7 @@ def total(rows: list[Row]) -> Row:
     """The sum of all rows."""
     everything = Row("all", sum(row.jobs for row in rows))
     for row in rows:
-        for kind, number in row.operations.items():
-            everything.operations[kind] = everything.operations.get(kind, 0.0) + number
+        add(everything.operations, row.operations)
         everything.bytes += row.bytes
         everything.work_bytes += row.work_bytes
     return everything

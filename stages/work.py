@@ -168,7 +168,7 @@ def plan(settings: Settings, costs: Costs) -> list[Row]:
         Row("make_prior", 1, bytes=(costs.unet_weights + costs.vae_weights) * HALF),
         Row(
             "cache_latents", 1,
-            {"autoencoder": (images + tested) * costs.encode + tested * costs.decode},
+            {"autoencoder": images * costs.encode + tested * costs.decode},
             images * costs.latent_numbers * HALF + tested * pixels,
         ),
         Row(
@@ -196,16 +196,16 @@ def plan(settings: Settings, costs: Costs) -> list[Row]:
         seen = costs.networks[backbone] + costs.networks[compare.judge]
         for name in compare.methods:
             method = settings.methods[name]
-            _add(drawn, _draw(method, backbone, costs, counts), tested)
+            add(drawn, _draw(method, backbone, costs, counts), tested)
             kept = getattr(method, "samples", 1)
             samples += tested * kept
-            _add(scored, {"network": seen * kept}, tested)
+            add(scored, {"network": seen * kept}, tested)
         for name in compare.sweeps:
             sweep = settings.sweeps[name]
             for changes in sweep.combinations():
                 method = changed(settings.methods[sweep.method], changes)
-                _add(swept, _draw(method, backbone, costs, counts), sweep.images)
-                _add(swept, {"network": seen * getattr(method, "samples", 1)}, sweep.images)
+                add(swept, _draw(method, backbone, costs, counts), sweep.images)
+                add(swept, {"network": seen * getattr(method, "samples", 1)}, sweep.images)
     cells = len(compare.backbones) * len(compare.methods)
     rows.append(Row("draw_samples", cells, drawn, samples * pixels))
     rows.append(Row("score_samples", cells, scored))
@@ -246,6 +246,7 @@ def _draw(
             return {"autoencoder": costs.decode}
 
 
-def _add(total: dict[str, float], part: dict[str, float], times: int) -> None:
+def add(total: dict[str, float], part: dict[str, float], times: int = 1) -> None:
+    """Add operations by kind, so many times, to a total."""
     for kind, number in part.items():
         total[kind] = total.get(kind, 0.0) + times * number
