@@ -11,7 +11,6 @@ And of JPEG files of 500 x 375 px, photographs' usual size: decoding, cropping a
 pipeline's own function. Writes benchmarks/caching/NAME.csv.
 """
 
-import argparse
 import tempfile
 import time
 from io import BytesIO
@@ -20,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from harness import add_experiment, arguments_of, publish, synchronise
 from PIL import Image
 
 from sacd.backbones.backbone import Backbone
@@ -27,18 +27,16 @@ from sacd.features.cache import BATCH, extract
 from sacd.images.collection import load_square
 from sacd.shards import Shards, write_shards
 from stages.cache_features import ROWS_PER_SHARD
-from stages.code import ROOT
-from stages.common import device, device_name
+from stages.common import device
 from stages.settings import load_settings
 
 JPEGS, JPEG_SIZE = 200, (500, 375)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
     parser.add_argument("--images", type=int, default=1024)
-    parser.add_argument("--name", default="cpu_of_two_cores", help="of the file that is written")
     arguments = parser.parse_args()
     settings = load_settings(arguments.experiment / "params.yaml")
     images = Shards(arguments.experiment / "data/images/train")
@@ -53,10 +51,7 @@ def main() -> None:
         {"what": f"JPEG to {settings.images.size} px", "rule": jpeg_rate(settings.images.size)}
     )
     table = pd.DataFrame(rows)
-    print(f"{device_name()}, images a second\n{table.to_string(index=False)}")
-    out = ROOT / "benchmarks/caching"
-    out.mkdir(exist_ok=True)
-    table.to_csv(out / f"{arguments.name}.csv", index=False, float_format="%.4g")
+    publish(table, "images a second", "caching", arguments.name)
 
 
 @torch.no_grad()
@@ -67,7 +62,7 @@ def bare_rate(backbone: Backbone, images: Shards, count: int) -> float:
     started = time.perf_counter()
     for _ in range(count // BATCH):
         backbone(batch)
-    wait()
+    synchronise()
     return count // BATCH * BATCH / (time.perf_counter() - started)
 
 
@@ -98,11 +93,6 @@ def jpeg_rate(size: int) -> float:
     for _ in range(JPEGS):
         load_square(buffer.getvalue(), size)
     return JPEGS / (time.perf_counter() - started)
-
-
-def wait() -> None:
-    if device().type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ in a folder that is deleted afterwards. Seconds are those of a stage's own work;
 smallest run needed anyway stands in the first row. Writes benchmarks/growth/NAME.csv.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -16,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from harness import arguments_of, publish
 
 from sacd.files import read_json
 from stages.code import ROOT
-from stages.common import device_name
 
 # As they run: the stage, its options, and where its record lies if it is measured.
 STAGES = (
@@ -33,17 +32,12 @@ PER_CLASS, SIZES = (50, 100, 200, 400), (64, 128)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--name", default="cpu_of_two_cores", help="of the file that is written")
-    arguments = parser.parse_args()
+    arguments = arguments_of(__doc__).parse_args()
     rows = [row for size in SIZES for count in PER_CLASS for row in measure(count, size)]
     table = pd.DataFrame(rows)
     smallest = table.groupby(["stage", "size"]).microseconds_per_image.transform("first")
     table["of_smallest"] = table.microseconds_per_image / smallest  # 1 all along: a straight line
-    print(f"{device_name()}\n{table.to_string(index=False)}")
-    out = ROOT / "benchmarks/growth"
-    out.mkdir(exist_ok=True)
-    table.to_csv(out / f"{arguments.name}.csv", index=False, float_format="%.4g")
+    publish(table, "the embedded world", "growth", arguments.name)
 
 
 def measure(per_class: int, size: int) -> list[dict[str, Any]]:

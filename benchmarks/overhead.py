@@ -8,7 +8,6 @@ notes (first start and last end). And measured anew: Snakemake's reading of the 
 of a stage, and `sacd --help`. Writes benchmarks/overhead/NAME.csv.
 """
 
-import argparse
 import json
 import subprocess
 import sys
@@ -16,18 +15,17 @@ import time
 from pathlib import Path
 
 import pandas as pd
+from harness import add_experiment, arguments_of, publish
 
 from sacd.files import read_json
 from stages.code import ROOT
-from stages.common import device_name
 
 TRIES = 3
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
-    parser.add_argument("--name", default="cpu_of_two_cores", help="of the file that is written")
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
     arguments = parser.parse_args()
     folder = arguments.experiment
     jobs, work, elapsed = seconds_of_run(folder)
@@ -45,10 +43,7 @@ def main() -> None:
         ],
         columns=["what", "value"],
     )
-    print(f"{device_name()}, {folder}\n{table.to_string(index=False)}")
-    out = ROOT / "benchmarks/overhead"
-    out.mkdir(exist_ok=True)
-    table.to_csv(out / f"{arguments.name}.csv", index=False, float_format="%.4g")
+    publish(table, str(folder), "overhead", arguments.name)
 
 
 def seconds_of_run(folder: Path) -> tuple[float, float, float]:

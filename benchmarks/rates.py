@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from harness import synchronise
 
 from sacd.files import write_json
 from sacd.numerics import conv_format, multiplies_bf16, numerics
@@ -112,8 +113,7 @@ def rate(call: Callable[[], Any], seconds: float) -> float:
     while calls < 2 or time.perf_counter() < end:
         started = time.perf_counter()
         call()
-        if device().type == "cuda":
-            torch.cuda.synchronize()
+        synchronise()
         fastest = min(fastest, time.perf_counter() - started)
         calls += 1
     return count / fastest

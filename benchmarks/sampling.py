@@ -13,7 +13,6 @@ On validation images of a finished experiment, for each inverted backbone, one s
 Writes benchmarks/sampling/NAME.csv, and the frontier of the fastest at each cosine as NAME.png.
 """
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import torch
 from diffusers import DDIMScheduler
+from harness import add_experiment, arguments_of, publish, synchronise
 from torch import Tensor
 
 from sacd.metrics.features import feature_scores
@@ -36,12 +36,10 @@ from sacd.prior.latents import decode_latents
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise
 from sacd.shards import Shards
-from stages.code import ROOT
 from stages.common import device, device_name, progress
 from stages.inputs import spread_rows
 from stages.settings import load_settings
 
-OUT = ROOT / "benchmarks/sampling"
 STEPS, GUIDANCES, GUIDED_BELOW = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), 0.65
 LEAST_GAIN = 0.005  # of cosine, to be on the frontier
 PUBLISHED = {"steps": 50, "guidance": 1.75}
@@ -60,18 +58,15 @@ class Case:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
     parser.add_argument("--images", type=int, default=40)
-    parser.add_argument("--name", default="cpu_of_two_cores", help="of the files that are written")
     arguments = parser.parse_args()
     cases = list(open_cases(arguments.experiment, arguments.images))
     rows = [row for case in cases for row in compare(case)]
     table = with_ratios(pd.DataFrame(rows))
-    OUT.mkdir(exist_ok=True)
-    table.to_csv(OUT / f"{arguments.name}.csv", index=False, float_format="%.4g")
-    print(f"{device_name()}, {arguments.images} images\n{table.to_string(index=False)}")
-    draw_frontier(table, OUT / f"{arguments.name}.png", device_name())
+    folder = publish(table, f"{arguments.images} images", "sampling", arguments.name)
+    draw_frontier(table, folder / f"{arguments.name}.png", device_name())
 
 
 def open_cases(experiment: Path, count: int) -> Iterator[Case]:
@@ -119,8 +114,7 @@ def measure(case: Case, draw: Callable[[], Tensor]) -> tuple[float, float]:
     """Seconds an image, and mean `cos_median` of the images to the features."""
     started = time.perf_counter()
     images = draw()
-    if device().type == "cuda":
-        torch.cuda.synchronize()
+    synchronise()
     seconds = (time.perf_counter() - started) / len(case.ids)
     seen = case.inverter.features(images).cpu()
     return seconds, float(feature_scores(seen, case.features)["cos_median"].mean())

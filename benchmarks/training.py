@@ -14,7 +14,6 @@ Beside the samples a second stands the share of the device's matrix rate, measur
 that the work of adapter and U-Net makes up. Writes benchmarks/training/NAME.csv.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from harness import add_experiment, arguments_of, publish, synchronise
 from rates import matrix_product, rate
 from torch import Tensor
 
@@ -36,8 +36,7 @@ from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior, encode
 from sacd.shards import Shards
 from sacd.training.adapter import Pairs, train_adapter
-from stages.code import ROOT
-from stages.common import device, device_name
+from stages.common import device
 from stages.settings import load_settings
 from stages.work import operations
 
@@ -46,10 +45,9 @@ GIVEN = 512  # images to choose batches from
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("experiment", type=Path, nargs="?", default=ROOT)
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
     parser.add_argument("--seconds", type=float, default=30, help="for each way")
-    parser.add_argument("--name", default="cpu_of_two_cores", help="of the file that is written")
     arguments = parser.parse_args()
     subject = Subject(arguments.experiment)
     recipe = subject.recipe
@@ -70,11 +68,8 @@ def main() -> None:
     for rival in ("published", "diffusers"):
         speed = table.loc[table.way == rival, "samples_per_second"].item()
         table[f"speed_vs_{rival}"] = table.samples_per_second / speed
-    print(f"{device_name()}, matrix product {limit / 1e12:.2f} TFLOP/s")
-    print(table.to_string(index=False))
-    folder = ROOT / "benchmarks/training"
-    folder.mkdir(exist_ok=True)
-    table.to_csv(folder / f"{arguments.name}.csv", index=False, float_format="%.4g")
+    what = f"matrix product {limit / 1e12:.2f} TFLOP/s"
+    publish(table, what, "training", arguments.name)
 
 
 class Subject:
@@ -176,8 +171,7 @@ def seconds_of(step: Callable[[], None], seconds: float) -> float:
     while time.perf_counter() < started + seconds:
         step()
         count += 1
-    if device().type == "cuda":
-        torch.cuda.synchronize()
+    synchronise()
     return (time.perf_counter() - started) / count
 
 
