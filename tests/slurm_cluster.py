@@ -14,6 +14,11 @@ SCRIPT = ROOT / "tests/slurm/cluster.sh"
 ADAPTER = "adapters/tiny_a/spatial"
 STEPS = 30
 LOSS = "def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:\n"
+SLOWLY = """\
+        import time
+        if globals().setdefault("BEGUN_AT", step) == 0:
+            time.sleep({pace})
+"""
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")
 
 
@@ -29,21 +34,25 @@ def control(*arguments: str) -> str:
 
 
 class Campaign:
-    """A training by `snakemake --profile slurm`, at `pace` seconds a step."""
+    """A training by `snakemake --profile slurm`, at `pace` seconds a step where it begins anew.
+
+    Where it goes on from a checkpoint it takes steps at full speed, so that a job which has to run
+    out of time does, and the next one ends, on a machine of any speed.
+    """
 
     def __init__(self, finished: Checkout, folder: Path, pace: float, **resources: int | str):
         self.made = finished.copy(folder / "repository")
         source = self.made.root / "sacd/training/adapter.py"
         code = source.read_text()
         assert code.count(LOSS) == 1
-        slow = f"{LOSS}        __import__('time').sleep({pace})\n"
-        source.write_text(code.replace(LOSS, slow))  # so that the adapter is made again, and slowly
+        slow = f"{LOSS}{SLOWLY.format(pace=pace)}"
+        source.write_text(code.replace(LOSS, slow))  # so that the adapter is made again
         given = {"mem_mb": 500, "slurm_extra": "''", **resources}
         self._command = [
             "snakemake", f"{ADAPTER}/record.json", "--profile", "slurm",
             "--directory", str(EXPERIMENT),
             "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10",
-            "--retries", "20",  # on a slow machine a job of a minute hardly begins
+            "--retries", "20",  # on a slow machine a job of two minutes hardly begins
             "--set-threads", "train_adapter=1",
             "--set-resources", *(f"train_adapter:{key}={value}" for key, value in given.items()),
         ]  # fmt: skip

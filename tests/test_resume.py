@@ -158,8 +158,10 @@ def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkou
     drawn = Shards(folder)
     assert drawn.ids == stored.ids
     assert drawn.info == stored.info
-    # Four shards by two runs hold what one shard by one run holds.
-    assert (drawn.read_all("images") == stored.read_all("images")).all()
+    # Four shards by two runs hold what one shard by one run holds; how sums of floats are rounded
+    # may depend on the size of a batch, so on some processors a few values differ by one.
+    ours, theirs = (shards.read_all("images").int() for shards in (drawn, stored))
+    assert (ours - theirs).abs().max() <= 1
     assert (drawn.read_all("sample_index") == stored.read_all("sample_index")).all()
     assert not list((mine.experiment / ".work").glob("draw_samples-*"))
 

@@ -125,7 +125,7 @@ def a_job_over_its_time(campaign: Campaign) -> None:
 
 
 def a_job_that_is_warned(campaign: Campaign) -> None:
-    """Two minutes before its time is up, as the profile asks: of four, after two, or one."""
+    """Two minutes before its time is up, as the profile asks: of five, after three, or two."""
     assert "--signal=TERM@120" in (campaign.made.root / "slurm/config.yaml").read_text()
     campaign.end()
     assert len(campaign.jobs) >= 2
@@ -185,10 +185,11 @@ def on_two_nodes(campaign: Campaign) -> None:
 
 
 CAMPAIGNS: dict[Callable[[Campaign], None], tuple[float, dict[str, int | str]]] = {
-    # with the pace: a job may take a minute at the least, which is then too short
-    a_killed_process: (0.3, {}),
-    a_job_over_its_time: (2.3, {"runtime": 1}),
-    a_job_that_is_warned: (4.0, {"runtime": 4, "slurm_extra": "'--signal=TERM@120'"}),
+    # With the pace. The longest begin first; their thirty steps take longer than their time, which
+    # is long enough for a slow machine to begin in.
+    a_job_over_its_time: (5.0, {"runtime": 2}),
+    a_job_that_is_warned: (7.0, {"runtime": 5, "slurm_extra": "'--signal=TERM@120'"}),
+    a_killed_process: (0.5, {}),
     a_cancelled_job: (0.5, {}),
     a_job_put_off_for_an_urgent_one: (0.5, {"slurm_partition": "spare"}),
     a_driver_that_was_interrupted: (0.5, {}),
@@ -266,7 +267,7 @@ def test_on_two_nodes_it_takes_the_same_steps(
     histories = [read_json(folder / "training.json")["history"] for folder in (ours, theirs)]
     for entry, twin in zip(*histories, strict=True):
         assert entry == pytest.approx(twin, abs=1e-3)
-    assert campaign.trained.count("100%|") == 1  # one of the processes tells how far it is
+    assert campaign.trained.count(f" 0/{STEPS} ") == 1  # one of the processes tells how far it is
 
 
 def steps_left(log: str) -> int:

@@ -72,7 +72,7 @@ SlurmdParameters=config_overrides
 SchedulerParameters=sched_interval=2,bf_interval=2
 ReturnToService=2
 MpiDefault=none
-KillWait=2
+KillWait=30
 MinJobAge=300
 GresTypes=gpu
 $(for number in "${!nodes[@]}"; do
