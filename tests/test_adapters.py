@@ -166,6 +166,26 @@ class TestAdapter:
         own = {p.data_ptr() for p in adapter.parameters()}
         assert not own & {p.data_ptr() for p in prior.unet.parameters()}
 
+    @TYPES
+    def test_training_keeps_nothing_of_the_frozen_encoder(
+        self, tiny_prior: Callable, tiny_adapter: Callable, kind: str
+    ):
+        """Residuals are added behind it, so no gradient runs through it and none is prepared."""
+        prior = tiny_prior()
+        adapter = tiny_adapter(prior, kind=kind).requires_grad_(True)
+        kept: dict[str, bool] = {}
+        for name in ("conv_in", "down_blocks.1", "mid_block", "up_blocks.0"):
+            part = prior.unet.get_submodule(name)
+
+            def note(module, given, out, name=name):
+                kept[name] = (out[0] if isinstance(out, tuple) else out).requires_grad
+
+            part.register_forward_hook(note)
+        predict(adapter, prior, adapter.hint(random_normal(0, 2, 12, 4, 4)))
+        assert kept == {
+            "conv_in": False, "down_blocks.1": False, "mid_block": False, "up_blocks.0": True,
+        }  # fmt: skip
+
     def test_lite_residuals_fit_every_u_net(self, tiny_prior: Callable, tiny_adapter: Callable):
         """The widths and sizes that diffusers' own ControlNet finds, odd sizes among them."""
         prior = tiny_prior()
