@@ -177,7 +177,7 @@ def _require_sweeps(settings: Settings) -> None:
 
 
 def _require_concepts(settings: Settings) -> None:
-    """Edits have what they need; true masks and factors only the embedded world has."""
+    """Edits have what they need; true masks only the embedded world has."""
     for name in settings.compare.disentangled:
         if settings.edits[name].type != "steering" or not settings.compare.readouts:
             raise SacdError(
@@ -187,8 +187,6 @@ def _require_concepts(settings: Settings) -> None:
     if settings.images.source == "shapes":
         return
     needs = "which only images.source 'shapes' has"
-    if settings.compare.readouts:
-        raise SacdError(f"compare.readouts: need true factors, {needs}.")
     for name in settings.compare.concepts:
         chosen = settings.concepts[name]
         if isinstance(chosen, LabelledConcepts) and chosen.where != "image":

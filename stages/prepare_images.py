@@ -56,9 +56,8 @@ def _fill(
     """Pixels of a split, in the work folder that is returned."""
 
     def block(start: int, stop: int) -> dict[str, torch.Tensor]:
-        with ThreadPoolExecutor(
-            torch.get_num_threads()
-        ) as pool:  # decoding holds no lock of Python
+        # Decoding holds no lock of Python.
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
             images = np.stack(list(pool.map(pixels, rows.iloc[start:stop].itertuples())))
         return {"images": torch.from_numpy(images).permute(0, 3, 1, 2)}
 

@@ -22,6 +22,7 @@ from sacd.concepts.regions import active_region, centre, object_region, right_ha
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
+from stages.evaluation import read_parts
 from stages.inputs import spread_rows
 
 
@@ -109,6 +110,13 @@ class TestReadout:
         found[:, :, :4] = 1.0
         left, right = features[..., :2].mean((2, 3)), features[..., 2:].mean((2, 3))
         torch.testing.assert_close(pool_parts(features, found), torch.cat([left, right], 1))
+
+    def test_of_photographs_the_whole_image_is_read(self):
+        features = normal(2, 3, 4, 4)
+        images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1)
+        means, colors, rest = features.mean((2, 3)), torch.full((2, 3), 0.5), torch.zeros(2, 3)
+        read = read_parts(features, images, finder=None)
+        torch.testing.assert_close(read, torch.cat([means, rest, colors, rest], 1))
 
 
 class TestRules:
