@@ -1,6 +1,8 @@
 """What the programs in this folder share: their arguments, their clocks, and where tables go."""
 
 import argparse
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -8,6 +10,8 @@ import torch
 
 from stages.code import ROOT
 from stages.common import device, device_name
+
+TRIES = 3
 
 
 def arguments_of(doc: str | None) -> argparse.ArgumentParser:
@@ -26,6 +30,17 @@ def synchronise() -> None:
     """Wait for what a GPU was given to do, before a clock is read."""
     if device().type == "cuda":
         torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], object]) -> float:
+    """Wall seconds of a piece of work, the fastest of `TRIES`."""
+    fastest = float("inf")
+    for _ in range(TRIES):
+        started = time.perf_counter()
+        work()
+        synchronise()
+        fastest = min(fastest, time.perf_counter() - started)
+    return fastest
 
 
 def publish(table: pd.DataFrame, what: str, kind: str, name: str) -> Path:

@@ -11,16 +11,14 @@ of a stage, and `sacd --help`. Writes benchmarks/overhead/NAME.csv.
 import json
 import subprocess
 import sys
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-from harness import add_experiment, arguments_of, publish
+from harness import add_experiment, arguments_of, publish, seconds_of
 
 from sacd.files import read_json
 from stages.code import ROOT
-
-TRIES = 3
 
 
 def main() -> None:
@@ -29,17 +27,19 @@ def main() -> None:
     arguments = parser.parse_args()
     folder = arguments.experiment
     jobs, work, elapsed = seconds_of_run(folder)
-    snakemake = ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)]
+    commands = {
+        "to read the workflow": ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)],
+        "to import train_adapter": importing("stages.train_adapter"),
+        "to import make_tables": importing("stages.make_tables"),
+        "of sacd --help": [sys.executable, "-m", "stages.cli", "--help"],
+    }
     table = pd.DataFrame(
         [
             ("seconds from the first job's start to the last one's end", elapsed),
             ("seconds of jobs, summed", jobs),
             ("seconds of stages' own work, summed", work),
             ("share of jobs' seconds that is start-up", 1 - work / jobs),
-            ("seconds to read the workflow", seconds_of(snakemake)),
-            ("seconds to import train_adapter", seconds_of(importing("stages.train_adapter"))),
-            ("seconds to import make_tables", seconds_of(importing("stages.make_tables"))),
-            ("seconds of sacd --help", seconds_of([sys.executable, "-m", "stages.cli", "--help"])),
+            *((f"seconds {what}", seconds_of(running(given))) for what, given in commands.items()),
         ],
         columns=["what", "value"],
     )
@@ -63,14 +63,8 @@ def importing(module: str) -> list[str]:
     return [sys.executable, "-c", f"import {module}"]
 
 
-def seconds_of(command: list[str]) -> float:
-    """Wall seconds, the fastest of some tries."""
-    fastest = float("inf")
-    for _ in range(TRIES):
-        started = time.perf_counter()
-        subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-        fastest = min(fastest, time.perf_counter() - started)
-    return fastest
+def running(command: list[str]) -> Callable[[], object]:
+    return lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
 
 
 if __name__ == "__main__":

@@ -23,3 +23,13 @@ def test_sampling_is_compared_with_the_published_recipe(compared: Checkout):
         assert ways.loc["sacd", 20, 5.0].of_20_steps == 1
         assert part.cos_median.between(-1, 1).all()
     assert "speed_vs_diffusers" in done.stdout
+
+
+def test_what_stands_beside_the_steps_is_a_share_of_the_whole(compared: Checkout):
+    command = [sys.executable, "../../benchmarks/critical_path.py", ".", "--name", "x"]
+    compared.run(*command, PYTHONPATH=str(compared.root))
+    table = pd.read_csv(compared.root / "benchmarks/critical_path/x.csv").set_index("backbone")
+    assert list(table.index) == compared.params["compare"]["backbones"]
+    assert table.to_numpy().min() > 0
+    sampling = table.decoding_of_sampling + table.writing_of_sampling
+    assert sampling.max() < 1

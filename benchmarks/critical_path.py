@@ -1,0 +1,106 @@
+"""What work beside the networks' steps costs: reading in training; decoding, writing in sampling.
+
+    python benchmarks/critical_path.py [EXPERIMENT] [--name cpu_of_two_cores]
+
+For each inverted backbone of a finished experiment and its main method's adapter: the share of a
+training step that reads its batch from the memory-mapped caches, and the shares of a shard of
+samples that decode its latents and write its file. What is next to nothing has no need to be
+overlapped with the steps. Writes benchmarks/critical_path/NAME.csv.
+"""
+
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+import torch
+from harness import TRIES, add_experiment, arguments_of, publish, seconds_of
+
+from sacd.numerics import numerics
+from sacd.prior.latents import decode_latents
+from sacd.sampling.inverter import Inverter
+from sacd.shards import Shards, write_shards
+from stages.common import device
+from stages.draw_samples import IMAGES_PER_SHARD
+from stages.sections import AdapterMethod, Settings
+from stages.settings import load_settings
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
+    arguments = parser.parse_args()
+    settings = load_settings(arguments.experiment / "params.yaml")
+    method = settings.methods[settings.compare.main_method]
+    assert isinstance(method, AdapterMethod)
+    table = pd.DataFrame(
+        [
+            {"backbone": backbone}
+            | shares_of_training(arguments.experiment, settings, backbone, method)
+            | shares_of_sampling(arguments.experiment, settings, backbone, method)
+            for backbone in settings.compare.backbones
+        ]
+    )
+    what = f"a shard of {IMAGES_PER_SHARD} images, {method.samples} samples of each"
+    publish(table, what, "critical_path", arguments.name)
+
+
+def shares_of_training(
+    experiment: Path, settings: Settings, backbone: str, method: AdapterMethod
+) -> dict[str, float]:
+    """A batch's reading against a step of the recorded training."""
+    recipe = settings.adapters[method.adapter].training
+    latents = Shards(experiment / "latents/train")
+    features = Shards(experiment / "features" / backbone / "train")
+    rows = torch.randint(len(latents), (recipe.batch,)).tolist()
+
+    def read() -> None:
+        latents.read("latents", rows).to(device())
+        features.read("features", rows).to(device())
+
+    record = experiment / "adapters" / backbone / method.adapter / "record.json"
+    step = pd.read_json(record, typ="series")["training_seconds"] / recipe.steps
+    return {"reading_of_training": seconds_of(read) / step}
+
+
+def shares_of_sampling(
+    experiment: Path, settings: Settings, backbone: str, method: AdapterMethod
+) -> dict[str, float]:
+    """Decoding and writing of a shard's images against all that a shard takes."""
+    inverter = Inverter.from_pretrained(
+        experiment / "adapters" / backbone / method.adapter, device=str(device())
+    )
+    stored = Shards(experiment / "features" / backbone / "val")
+    ids = stored.ids[:IMAGES_PER_SHARD]
+    keys = [(name, sample) for name in ids for sample in range(method.samples)]
+    features = stored.read("features", range(len(ids))).repeat_interleave(method.samples, 0)
+    latents = torch.randn(len(keys), *Shards(experiment / "latents/val").shape("latents"))
+
+    def decode() -> None:
+        with numerics(device(), "bf16"):
+            decode_latents(inverter.prior.vae, latents, device())
+
+    def draw() -> torch.Tensor:
+        return inverter.sample(
+            features, keys, settings.seed, method.steps, method.guidance, method.guided_below
+        )
+
+    images = draw().unflatten(0, (len(ids), method.samples))
+    with tempfile.TemporaryDirectory() as scratch:
+        places = (Path(scratch) / str(number) for number in range(TRIES))
+
+        def write() -> None:
+            place = next(places)
+            write_shards(
+                place / "done", place / "work", ids, len(ids), lambda a, b: {"images": images}, {}
+            )
+
+        writing = seconds_of(write)
+    whole = seconds_of(draw) + writing
+    return {
+        "decoding_of_sampling": seconds_of(decode) / whole,
+        "writing_of_sampling": writing / whole,
+    }
+
+
+if __name__ == "__main__":
+    main()
