@@ -12,6 +12,7 @@ from torch import nn
 
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
+from sacd.tensors import halved
 
 CONFIG = "config.json"
 
@@ -60,9 +61,9 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
 def save_network(network: nn.Module, config: Any, folder: Path, name: str) -> None:
     """Write `folder`: config.json of the dataclass `config`, and the weights as the file `name`.
 
-    Weights are fp16, buffers as they are.
+    Weights are fp16, buffers as they are. Raises `SacdError` where fp16 cannot hold a weight.
     """
-    tensors = {key: p.half().contiguous() for key, p in network.named_parameters()}
+    tensors = halved(dict(network.named_parameters()), folder)
     tensors |= {key: b.contiguous() for key, b in network.named_buffers()}
     with atomic(folder) as temporary:
         temporary.mkdir()

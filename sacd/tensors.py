@@ -1,7 +1,7 @@
 """Files of named tensors and of what else belongs to them (safetensors with JSON metadata)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,21 @@ from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
+
+
+def halved(tensors: Mapping[str, Tensor], target: Path) -> dict[str, Tensor]:
+    """Contiguous tensors, those of floats as fp16, to be written to `target`.
+
+    Raises `SacdError` where fp16 cannot hold a value.
+    """
+    found = {
+        name: (value.detach().half() if value.is_floating_point() else value).contiguous()
+        for name, value in tensors.items()
+    }
+    overflowing = [name for name, value in found.items() if not bool(value.isfinite().all())]
+    if overflowing:
+        raise SacdError(f"{target}: not finite in half precision: {', '.join(overflowing[:3])}.")
+    return found
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], **metadata: Any) -> None:

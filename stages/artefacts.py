@@ -16,6 +16,7 @@ LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmar
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+PROBE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What stages.score_references scores, and how it stands to a method's samples.
 REFERENCES = {

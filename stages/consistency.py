@@ -117,6 +117,13 @@ def _require_images(settings: Settings) -> None:
                 f"images.size: {settings.images.size} is no multiple of {factor}, by which the "
                 f"autoencoder shrinks images (prior.autoencoder.options.block_out_channels)."
             )
+    for name, decoder in settings.decoders.items():
+        factor = 2 ** (len(decoder.widths) - 1)
+        if settings.images.size % factor:
+            raise SacdError(
+                f"decoders.{name}.widths: of {len(decoder.widths)} levels, but images.size "
+                f"{settings.images.size} is no multiple of {factor}; give fewer."
+            )
 
 
 def _require_networks(settings: Settings) -> None:

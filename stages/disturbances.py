@@ -1,5 +1,6 @@
 """From a disturbance's section in params.yaml to what a backbone is given, level by level."""
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,7 +79,7 @@ def levels_of(
     match chosen:
         case Unseen():
             for factor in chosen.levels:
-                unseen = _unseen(settings, factor, rows)
+                unseen = _unseen(settings, factor, rows, f"disturbances.{name}.levels")
                 yield Level(factor, ids, unseen, unseen, *see(backbone, unseen))
         case FeatureDisturbance():
             noise = initial_noise(settings.seed, keys, none.features.shape[1:])
@@ -147,12 +148,12 @@ def _other_classes(undisturbed: Level, seed: int) -> Tensor:
     return (classes + 1 + seeds % (count - 1)) % count
 
 
-def _unseen(settings: Settings, level: str, rows: list[int]) -> Tensor:
+def _unseen(settings: Settings, level: str, rows: list[int], where: str) -> Tensor:
     """As many images as there are rows: the test scenes changed, or another collection's."""
     if settings.images.source != "shapes":
-        return _photographs(Path(level).expanduser(), settings, len(rows))
+        return _photographs(Path(level).expanduser(), settings, len(rows), where)
     if level not in shapes.UNSEEN:
-        raise unknown_name("unseen factor", level, shapes.UNSEEN)
+        raise unknown_name("unseen factor", level, shapes.UNSEEN, where)
     _, table = open_images("test")
     scenes = [
         shapes.draw_unseen(settings.seed, int(index), level) for index in table.source.iloc[rows]
@@ -161,9 +162,12 @@ def _unseen(settings: Settings, level: str, rows: list[int]) -> Tensor:
     return torch.stack(pixels).permute(0, 3, 1, 2).contiguous()
 
 
-def _photographs(source: Path, settings: Settings, count: int) -> Tensor:
-    """The first `count` usable of a collection's images, in an order fixed by the seed."""
-    collection = Collection(source)
+def _photographs(source: Path, settings: Settings, count: int, where: str) -> Tensor:
+    """The first `count` usable of a collection's images, in an order fixed by the seed.
+
+    Those that come before them and cannot be used are named on stderr.
+    """
+    collection = Collection(source, where)
     entries = collection.entries
     order = torch.randperm(
         len(entries), generator=torch.Generator().manual_seed(settings.seed)
@@ -172,9 +176,10 @@ def _photographs(source: Path, settings: Settings, count: int) -> Tensor:
     for number in order:
         try:
             pixels = load_square(collection.read(entries[number].path), settings.images.size)[0]
-        except Unusable:
+        except Unusable as reason:
+            print(f"{where}: skipped {entries[number].path}: {reason}", file=sys.stderr)
             continue
         found.append(torch.from_numpy(pixels).permute(2, 0, 1))
         if len(found) == count:
             return torch.stack(found)
-    raise SacdError(f"{source}: {len(found)} usable images, {count} are asked for.")
+    raise SacdError(f"{where}: {source}: {len(found)} usable images, {count} are asked for.")

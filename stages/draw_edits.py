@@ -26,7 +26,7 @@ from stages.artefacts import edit_folder
 from stages.common import Clock, run
 from stages.drawn import write_drawn
 from stages.edits import Edited, Subjects, choose_subjects, edits_of
-from stages.methods import draw_all, prepare
+from stages.methods import prepare_once
 from stages.observer import Observer, Scores
 from stages.sections import with_samples
 from stages.settings import load_settings, pick
@@ -45,7 +45,9 @@ def main() -> None:
     observer = Observer(settings, name)
     subjects = choose_subjects(settings, chosen, name, observer.factors)
     draws = {
-        method: prepare(settings, name, with_samples(settings.methods[method], chosen.samples))[0]
+        method: prepare_once(
+            settings, name, with_samples(settings.methods[method], chosen.samples), "draw_edits"
+        )
         for method in chosen.methods
     }
     tables: list[pd.DataFrame] = []
@@ -63,7 +65,7 @@ def main() -> None:
             if edited.level == 0 and method in unedited:
                 images = unedited[method]
             else:
-                images = draw_all(draw, subjects.ids, edited.features, label)
+                images = draw(subjects.ids, edited.features, label)
             seen, table = observer.look(images, subjects, edited)
             if edited.level == 0:
                 unedited[method], before[method] = images, seen

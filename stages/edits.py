@@ -12,6 +12,7 @@ from sacd.concepts.directions import Directions
 from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
 from sacd.concepts.labels import kinds_of
 from sacd.concepts.regions import active_region, centre, object_region, right_half
+from sacd.errors import SacdError
 from sacd.shards import Shards
 from stages.artefacts import concept_folder, feature_folder
 from stages.concept_sections import (
@@ -131,6 +132,12 @@ def edits_of(
             extents = {1.0: transplant(own, others, region)}
         case Removal():
             region = _region(chosen.region, subjects)
+            if bool(region.flatten(1).all(1).any()):
+                height, width = subjects.grid
+                raise SacdError(
+                    f"edits: a removal of '{chosen.region}' leaves nothing of a {height}x{width} "
+                    f"map to fill it with; use a layer with a larger one, or another region."
+                )
             extents = {1.0: remove(own, region, ~region)}
     for level, features in {0.0: own, **extents}.items():
         yield Edited(chosen.type, level, features, region, wanted, kinds)
@@ -207,7 +214,8 @@ def _of_concept(
 def labelled(settings: Settings, concepts: str, name: str) -> tuple[str | None, str]:
     """The column of the manifest and its kind that a direction is named by; None without labels."""
     chosen = settings.concepts[concepts]
-    for column in chosen.columns if isinstance(chosen, LabelledConcepts) else ():
+    columns = chosen.columns if isinstance(chosen, LabelledConcepts) else []
+    for column in sorted(columns, key=len, reverse=True):  # fill_period_high is not of `fill`
         if name.startswith(f"{column}_"):
             return column, name.removeprefix(f"{column}_")
     return None, name

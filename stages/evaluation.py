@@ -18,7 +18,7 @@ from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
 from sacd.shards import INDEX, Shards
 from sacd.tensors import write_tensors
-from stages.artefacts import feature_folder, image_folder, probe_folder
+from stages.artefacts import PROBE_WEIGHTS, feature_folder, image_folder, probe_folder
 from stages.common import content, device, progress, work_folder
 from stages.inputs import load_backbone, load_masks, spread_rows
 from stages.sections import Settings
@@ -117,7 +117,7 @@ def scoring_work(
 ) -> Path:
     """The work folder of scoring test images that come of the files `inputs`."""
     seen = [feature_folder(name, "test") / INDEX for name in (backbone, settings.compare.judge)]
-    probes = [probe_folder(name) / "config.json" for name in settings.compare.probes]
+    probes = [probe_folder(name) / PROBE_WEIGHTS for name in settings.compare.probes]
     return work_folder(
         stage, what, scoring_sections(settings), *map(content, [*inputs, *seen, *probes])
     )

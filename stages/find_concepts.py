@@ -35,7 +35,7 @@ from stages.settings import load_settings, pick
 
 LOCATIONS = 8192  # channel vectors that directions are found on, at most
 GRADIENT_IMAGES = 64  # at most, over which a class's direction is averaged
-PATCHES = 8  # shown of each concept
+PATCHES = 8  # shown of each concept, of as many images
 
 
 def main() -> None:
@@ -55,18 +55,22 @@ def main() -> None:
     scales, accuracy = None, dict[str, float]()
     match chosen:
         case FactoredConcepts():
-            names, vectors = _factors(chosen, values, settings.seed)
+            names, vectors = _factors(chosen, values, settings.seed, f"concepts.{name}.count")
         case ClassConcepts():
             logits = cached.read("logits", rows) if cached.has("logits") else None
             names, vectors = _classes(backbone, chosen.count, features, logits, manifest)
         case LabelledConcepts():
             masks = load_masks("train", settings.images.size)[rows] if "mask" in manifest else None
             averages = pooled(features, masks, chosen.where)
-            kinds = _kinds(chosen.columns, manifest.iloc[rows], f"concepts.{name}.columns")
-            vectors, scales, accuracy = _labels(kinds, averages, chosen.vector, settings.seed)
+            where = f"concepts.{name}.columns"
+            kinds = _kinds(chosen.columns, manifest.iloc[rows], where)
+            vectors, scales, accuracy = _labels(
+                kinds, averages, chosen.vector, settings.seed, where
+            )
             names = list(accuracy)
     directions = Directions.measured(names, vectors, values, scales)
-    patches = best_patches(directions.vectors, features, shards.read("images", rows), PATCHES)
+    shown = min(PATCHES, len(rows))
+    patches = best_patches(directions.vectors, features, shards.read("images", rows), shown)
     folder = concept_folder(backbone, name)
     with atomic(folder) as temporary:
         temporary.mkdir()
@@ -76,7 +80,14 @@ def main() -> None:
     clock.finish(folder / "record.json", {"seed": settings.seed, "concepts": chosen.model_dump()})
 
 
-def _factors(chosen: FactoredConcepts, values: Tensor, seed: int) -> tuple[list[str], Tensor]:
+def _factors(
+    chosen: FactoredConcepts, values: Tensor, seed: int, where: str
+) -> tuple[list[str], Tensor]:
+    channels = values.shape[1]
+    if chosen.type != "dictionary" and chosen.count > channels:
+        raise SacdError(
+            f"{where}: {chosen.count} asked for, but features have {channels} channels."
+        )
     match chosen.type:
         case "pca":
             vectors = principal_components(values, chosen.count)
@@ -114,14 +125,17 @@ def _kinds(columns: list[str], manifest: pd.DataFrame, where: str) -> dict[str, 
 
 
 def _labels(
-    kinds: dict[str, Tensor], averages: Tensor, vector: str, seed: int
+    kinds: dict[str, Tensor], averages: Tensor, vector: str, seed: int, where: str
 ) -> tuple[Tensor, Tensor, dict[str, float]]:
     """A direction for each kind, its scale, and how well it tells it."""
     vectors, scales, accuracy = [], [], {}
     names = list(kinds)
     for number in progress("concepts")(iter(range(len(names))), len(names)):
         name = names[number]
-        found, scale, accuracy[name] = activation_vector(averages, kinds[name], vector, seed)
+        try:
+            found, scale, accuracy[name] = activation_vector(averages, kinds[name], vector, seed)
+        except SacdError as error:
+            raise SacdError(f"{where}: '{name}': {error}") from error
         vectors.append(found)
         scales.append(scale)
     return torch.stack(vectors), torch.tensor(scales), accuracy

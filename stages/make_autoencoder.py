@@ -5,12 +5,13 @@ import argparse
 from diffusers import AutoencoderKL
 
 from sacd.backbones.backbone import Backbone
+from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
-from sacd.prior.prior import save_autoencoder
+from sacd.prior.prior import save_autoencoder, shrinkage
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX
 from stages.artefacts import AUTOENCODER, image_folder
@@ -32,6 +33,11 @@ def main() -> None:
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}
+        if settings.images.size % shrinkage(vae):
+            raise SacdError(
+                f"images.size: {settings.images.size} is no multiple of {shrinkage(vae)}, by which "
+                f"the autoencoder of {settings.prior.source} (prior.source) shrinks images."
+            )
     save_autoencoder(vae, AUTOENCODER)
     clock.finish(
         AUTOENCODER / "record.json",

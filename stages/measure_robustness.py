@@ -22,7 +22,7 @@ from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
 from stages.drawn import write_drawn
 from stages.inputs import load_backbone
-from stages.methods import Draw, draw_all, prepare
+from stages.methods import DrawOnce, prepare_once
 from stages.sections import with_samples
 from stages.settings import load_settings, pick
 
@@ -40,7 +40,9 @@ def main() -> None:
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
     draws = {
-        method: prepare(settings, name, with_samples(settings.methods[method], 1))[0]
+        method: prepare_once(
+            settings, name, with_samples(settings.methods[method], 1), "measure_robustness"
+        )
         for method in chosen.methods
     }
     tables: list[pd.DataFrame] = []
@@ -65,11 +67,11 @@ def main() -> None:
 
 
 def _draw_and_compare(
-    level: Level, draws: dict[str, Draw], vae: AutoencoderKL, label: str
+    level: Level, draws: dict[str, DrawOnce], vae: AutoencoderKL, label: str
 ) -> dict[str, Tensor]:
     """Images uint8 (N, 3, S, S) of each method, between those they are compared with."""
     drawn = {
-        method: draw_all(draw, level.ids, level.features, f"{label} {level.name} {method}")[:, 0]
+        method: draw(level.ids, level.features, f"{label} {level.name} {method}")[:, 0]
         for method, draw in draws.items()
     }
     # Of an image half the set away: the next one is often of a class that is alike.

@@ -1,5 +1,7 @@
 """From a method's section in params.yaml to a function that draws images from features."""
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.sampling.refinement import Refinement
 from sacd.sampling.selection import best_of
 from sacd.shards import INDEX, Shards
+from sacd.tensors import reading, write_tensors
 from stages.artefacts import (
     PRIOR,
     UNET_WEIGHTS,
@@ -30,7 +33,7 @@ from stages.artefacts import (
     feature_folder,
     image_folder,
 )
-from stages.common import device, progress
+from stages.common import content, device, progress, work_folder
 from stages.inputs import load_backbone
 from stages.sections import (
     AdapterMethod,
@@ -47,6 +50,8 @@ ROWS = 256  # of the training set that are compared at once
 # (image ids, features (N, C, h, w)) -> arrays: "images" uint8 (N, K, 3, S, S) and, where there is
 # noise, "noise_seed" (N, K).
 Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
+# (image ids, features, a label for the progress bar) -> the images alone.
+DrawOnce = Callable[[Sequence[str], Tensor, str], Tensor]
 
 IMAGES_PER_BATCH = 16
 PRIOR_FILES = [PRIOR / UNET_WEIGHTS, PRIOR / "vae" / VAE_WEIGHTS]
@@ -75,6 +80,30 @@ def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Te
         block = slice(start, start + IMAGES_PER_BATCH)
         images.append(draw(ids[block], features[block])["images"])
     return torch.cat(images)
+
+
+def prepare_once(settings: Settings, backbone: str, method: MethodSettings, stage: str) -> DrawOnce:
+    """A method's `draw_all` that an interrupted `stage` does not repeat.
+
+    What was drawn is kept in a work folder of the stage, under the ids and features that it was
+    drawn from.
+    """
+    draw, files = prepare(settings, backbone, method)
+    work = work_folder(
+        stage, backbone, settings.seed, settings.images.size, method.model_dump(),
+        *map(content, files),
+    )  # fmt: skip
+
+    def draw_once(ids: Sequence[str], features: Tensor, label: str) -> Tensor:
+        given = hashlib.sha256(json.dumps(list(ids)).encode())
+        given.update(features.contiguous().numpy().tobytes())
+        path = work / f"{given.hexdigest()[:16]}.safetensors"
+        if not path.exists():
+            write_tensors(path, {"images": draw_all(draw, ids, features, label).contiguous()})
+        with reading(path, "drawn images") as file:
+            return file["images"]
+
+    return draw_once
 
 
 def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, list[Path]]:

@@ -49,9 +49,9 @@ def open_request(request: Request, *more: Path) -> Opened:
         raise SacdError("--samples must be at least 1.")
     if request.steps is not None and request.steps < 1:
         raise SacdError("--steps must be at least 1.")
-    files = {path: read_file(path) for path in (request.image, *more)}
+    files = [(path, read_file(path)) for path in (request.image, *more)]
     inverter = Inverter.from_pretrained(request.adapter, device=str(device()))
-    squares = [square(path, data, inverter.image_size) for path, data in files.items()]
+    squares = [square(path, data, inverter.image_size) for path, data in files]
     drawing = how_to_draw(request.adapter, request.steps, request.guidance)
     return Opened(inverter, torch.stack(squares), drawing)
 

@@ -13,6 +13,10 @@ from stages.settings import load_settings
 from stages.work import Row, add, measure_costs, plan
 
 RATES = ROOT / "benchmarks" / "rates"
+# Rules without a row, and what in `compare` asks for them. All others take minutes.
+UNCOUNTED = {
+    "train_decoder": "decoders", "measure_robustness": "disturbances", "draw_edits": "edits",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -23,7 +27,9 @@ def main() -> None:
     rows = plan(settings, costs)
     devices = {path.stem: read_json(path) for path in sorted(RATES.glob("*.json"))}
     print("\n".join(table(rows, devices)))
-    print(f"\nPrior: {origin}. Networks are taken for given; rules not listed take minutes.")
+    print(f"\nPrior: {origin}. Networks are taken for given.")
+    if uncounted := [rule for rule, asked in UNCOUNTED.items() if getattr(settings.compare, asked)]:
+        print(f"Not counted, though they may take as long: {', '.join(uncounted)}.")
     print("Work space: of checkpoints in .work/, gone when a rule has ended.")
     for name, measured in devices.items():
         print(f"Hours on {name}: {measured['device']}, with {measured['networks']}.")

@@ -19,7 +19,8 @@ class PerClass(Section):
 
 
 class Images(Section):
-    """Which images: `source` is "shapes" or a folder, .tar or .zip in ImageFolder layout."""
+    """Which images: `source` is "shapes", a folder, .tar or .zip in ImageFolder layout, or a folder
+    with ImageNet's official archives."""
 
     source: str
     size: Annotated[int, Field(ge=16)]
@@ -100,7 +101,7 @@ class UnetSettings(Section):
 
 
 class PriorSettings(Section):
-    """`source` is "train" or a folder in the diffusers layout."""
+    """`source` is "train", a folder in the diffusers layout, or its name on the hub."""
 
     source: str
     autoencoder: AutoencoderSettings | None
@@ -130,7 +131,8 @@ class AdapterSettings(Section):
 class DecoderSettings(Section):
     """A feed-forward decoder, see `sacd.baselines.decoder`: `widths` from image to latent grid."""
 
-    widths: Annotated[list[Positive], Field(min_length=1)]
+    # In eights, as its channels are normalised.
+    widths: Annotated[list[Annotated[int, Field(gt=0, multiple_of=8)]], Field(min_length=1)]
     feature_weight: Annotated[float, Field(ge=0)]
     training: Training
 

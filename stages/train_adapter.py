@@ -36,9 +36,8 @@ def main() -> None:
     held_rows = spread_rows(held_latents, HELD_OUT)
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(settings.seed)
-    adapter = ADAPTERS[
-        chosen.type
-    ](
+    adapter_of_type = ADAPTERS[chosen.type]
+    adapter = adapter_of_type(
         AdapterConfig(
             type=chosen.type,
             conditioning=chosen.conditioning,

@@ -256,6 +256,15 @@ class TestStorage:
                 assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
             assert not again.training
 
+    def test_weights_that_half_precision_cannot_hold_are_not_written(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable
+    ):
+        adapter = tiny_adapter(tiny_prior())
+        adapter.encoder.null += 1e6
+        with pytest.raises(SacdError, match=r"not finite in half precision: encoder\.null"):
+            adapter.save(tmp_path / "adapter")
+        assert not (tmp_path / "adapter").exists()
+
     def test_registered_types_are_those_of_the_settings(self):
         from stages.sections import AdapterSettings
 

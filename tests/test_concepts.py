@@ -338,3 +338,30 @@ class TestRules:
         message = one_message(done.returncode, done.stdout)
         assert message.startswith("concepts.factors.columns: unknown column of the manifest 'fil'")
         assert "Did you mean 'fill'?" in message
+
+    @pytest.mark.parametrize(
+        ("concepts", "change", "said"),
+        [
+            ("nmf", {"count": 500}, "concepts.nmf.count: 500 asked for, but features have "),
+            (
+                "factors", {"columns": ["class_name"], "images": 2},
+                "concepts.factors.columns: 'class_name_",
+            ),
+        ],
+    )  # fmt: skip
+    def test_what_cannot_be_found_is_named_by_its_key(
+        self, compared: Checkout, tmp_path: Path, concepts: str, change: dict, said: str
+    ):
+        mine = compared.copy(tmp_path / "repository")
+        mine.edit(lambda params: params["concepts"][concepts].update(change))
+        done = mine.stage(
+            "find_concepts", "--backbone", "tiny_a", "--concepts", concepts, check=False
+        )
+        assert one_message(done.returncode, done.stdout.splitlines()[-1] + "\n").startswith(said)
+
+    def test_few_images_give_few_patches(self, compared: Checkout, tmp_path: Path):
+        mine = compared.copy(tmp_path / "repository")
+        mine.edit(lambda params: params["concepts"]["nmf"].update(images=3))
+        mine.stage("find_concepts", "--backbone", "tiny_a", "--concepts", "nmf")
+        patches = load_file(mine.experiment / "concepts/tiny_a/nmf/patches.safetensors")["patches"]
+        assert patches.shape[:2] == (mine.params["concepts"]["nmf"]["count"], 3)

@@ -54,6 +54,7 @@ class TestRegions:
         assert right_half(1, (2, 4))[0].tolist() == [[False, False, True, True]] * 2
         middle = centre(1, (4, 4))[0]
         assert middle.nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+        assert centre(1, (3, 7))[0].nonzero().tolist() == [[1, 2], [1, 3], [1, 4]]
 
 
 class TestReadout:
@@ -352,6 +353,11 @@ class TestCommands:
         assert [line.split()[0] for line in lines[1:3]] == titles
         with Image.open("out.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 10
+
+    def test_an_image_is_composed_with_itself(self, call: Callable, experiment: Path):
+        status, stderr = call("compose", "a.png", "a.png", "--shares", "0", "1")
+        assert status == 0, stderr
+        assert (experiment / "out.png").stat().st_size > 10_000
 
     def test_a_share_beyond_one(self, call: Callable):
         message = one_message(*call("compose", "a.png", "b.png", "--shares", "1.5"))

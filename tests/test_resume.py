@@ -88,6 +88,23 @@ sys.argv = ["sweep_method", "--sweep", "guidance"]
 stages.sweep_method.main()
 """
 
+REPEAT_UNTIL = """\
+import importlib, itertools, os, signal, sys
+import stages.methods
+
+draw_all, count, last = stages.methods.draw_all, itertools.count(1), int(sys.argv.pop())
+
+def killing(*arguments):
+    if next(count) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return draw_all(*arguments)
+
+stages.methods.draw_all = killing
+importlib.import_module(f"stages.{sys.argv[1]}")
+del sys.argv[0]
+sys.modules[f"stages.{sys.argv[0]}"].main()
+"""
+
 
 @pytest.fixture
 def mine(finished: Checkout, tmp_path: Path) -> Checkout:
@@ -203,6 +220,39 @@ def test_a_killed_sweep_keeps_what_it_tried(mine: Checkout):
         [row["cos_median"] for row in sorted(kept, key=lambda row: row["steps"])], rel=1e-4
     )
     assert not list(mine.experiment.glob(".work/sweep_method-*"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "folder", "arguments"),
+    [
+        ("draw_edits", "edits/tiny_a/mixture", ["--edit", "mixture"]),
+        ("measure_robustness", "robustness/tiny_a/blur", ["--disturbance", "blur"]),
+    ],
+)
+def test_what_was_drawn_to_be_scored_is_not_drawn_again(
+    compared: Checkout, tmp_path: Path, stage: str, folder: str, arguments: list[str]
+):
+    made = compared.copy(tmp_path / "repository")
+    shutil.rmtree(made.experiment / folder)
+    command = (made, REPEAT_UNTIL, stage, "--backbone", "tiny_a", *arguments)
+    killed = python(*command, "3")
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert not (made.experiment / folder).exists()
+    kept = list(made.experiment.glob(f".work/{stage}-*/*.safetensors"))
+    assert len(kept) == 2
+    before = {identity(path) for path in kept}
+
+    killed = python(*command, "1")  # the next to be drawn is another one
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    assert {identity(path) for path in kept} == before
+    done = python(*command, "0")  # never
+    assert done.returncode == 0, done.stdout
+    assert not list(made.experiment.glob(f".work/{stage}-*"))
+    ours, theirs = (
+        pd.read_parquet(checkout.experiment / folder / "scores.parquet")
+        for checkout in (made, compared)
+    )
+    pd.testing.assert_frame_equal(ours, theirs, atol=1e-3)
 
 
 def identity(path: Path) -> tuple[int, int]:

@@ -195,6 +195,14 @@ class TestImpossibleCombinations:
                 "images.size: 33 is no multiple of",
             ),
             (
+                {"decoders.decoder.widths": [8] * 7, "compare.decoders": ["decoder"]},
+                "decoders.decoder.widths: of 7 levels, but images.size 32 is no multiple of 64",
+            ),
+            (
+                {"decoders.decoder.widths": [12]},
+                "decoders.decoder.widths.0: Input should be a multiple of 8 (found: 12)",
+            ),
+            (
                 {"prior.autoencoder.options": {"latent_channels": 4}},
                 "prior.autoencoder.options.block_out_channels: give its widths",
             ),

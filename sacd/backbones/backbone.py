@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
+from sacd.tensors import halved
 
 FINAL = "forward_features"
 
@@ -168,14 +169,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
 
 def save_backbone(folder: Path, config: BackboneConfig, network: nn.Module) -> None:
     """Write weights (fp16) and configuration; `Backbone.from_pretrained` reads them."""
-    halved = {
-        name: (value.half() if value.is_floating_point() else value).contiguous()
-        for name, value in network.state_dict().items()
-    }
-    overflowing = [name for name, value in halved.items() if not bool(value.isfinite().all())]
-    if overflowing:
-        raise SacdError(f"{folder}: not finite in half precision: {', '.join(overflowing[:3])}.")
+    weights = halved(network.state_dict(), folder)
     with atomic(folder) as temporary:
         temporary.mkdir()
-        save_file(halved, temporary / "model.safetensors")
+        save_file(weights, temporary / "model.safetensors")
         write_json(temporary / "config.json", vars(config))

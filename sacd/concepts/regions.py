@@ -35,9 +35,9 @@ def right_half(count: int, grid: tuple[int, int]) -> Tensor:
 
 
 def centre(count: int, grid: tuple[int, int]) -> Tensor:
-    """The middle of each of `count` maps, half as wide and as high."""
+    """The middle of each of `count` maps, half as wide and as high (rounded down, but not to 0)."""
     region = torch.zeros(count, *grid, dtype=torch.bool)
-    height, width = grid
-    top, left = height // 4, width // 4
-    region[:, top : height - top, left : width - left] = True
+    height, width = (max(1, side // 2) for side in grid)
+    top, left = (grid[0] - height) // 2, (grid[1] - width) // 2
+    region[:, top : top + height, left : left + width] = True
     return region

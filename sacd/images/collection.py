@@ -45,11 +45,14 @@ class Entry:
 
 
 class Collection:
-    """A readable collection of images; `entries` are sorted by path."""
+    """A readable collection of images; `entries` are sorted by path.
 
-    def __init__(self, source: Path):
+    `key` is the parameter that names it, for messages.
+    """
+
+    def __init__(self, source: Path, key: str = "images.source"):
         self.source = source
-        self._names, self._read = _open_source(source)
+        self._names, self._read = _open_source(source, key)
         self.entries = sorted(
             (_entry(name) for name in self._names if _is_image(name)), key=lambda e: e.path
         )
@@ -143,13 +146,13 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
         raise Unusable(f"unreadable: {error}") from error
 
 
-def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def _open_source(source: Path, key: str) -> tuple[list[str], Callable[[str], bytes]]:
     if is_official(source):
         return open_official(source)
     if source.is_dir():
-        return _files_below(source), lambda name: (source / name).read_bytes()
+        return _files_below(source, key), lambda name: (source / name).read_bytes()
     if not source.exists():
-        raise SacdError(f"images.source: {source}: no such folder or archive.")
+        raise SacdError(f"{key}: {source}: no such folder or archive.")
     try:
         if zipfile.is_zipfile(source):
             pack = zipfile.ZipFile(source)  # may be read by several threads
@@ -157,7 +160,7 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
         members = {member.name: member for member in files_in(archive, source)}
     except BROKEN as error:
-        raise SacdError(f"images.source: {source}: not a folder, tar or zip ({error}).") from error
+        raise SacdError(f"{key}: {source}: not a folder, tar or zip ({error}).") from error
 
     lock = Lock()  # a tar has one place at which it is read
 
@@ -170,12 +173,12 @@ def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     return list(members), read
 
 
-def _files_below(source: Path) -> list[str]:
+def _files_below(source: Path, key: str) -> list[str]:
     """Paths of all files in a folder; an empty folder is an error, for it is an empty class."""
     names = []
     for folder, folders, files in os.walk(source, followlinks=True):
         if folder != str(source) and not folders and not files:
-            raise SacdError(f"images.source: class '{Path(folder).name}' is empty ({folder}).")
+            raise SacdError(f"{key}: class '{Path(folder).name}' is empty ({folder}).")
         names += [(Path(folder) / file).relative_to(source).as_posix() for file in files]
     return names
 

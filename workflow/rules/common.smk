@@ -28,6 +28,7 @@ except SacdError as error:
 
 COMPARE = SETTINGS.compare
 SPLITS = ("train", "val", "test")
+FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
 
 
 REPORTED = ("sweeps", "robustness", "layers", "concepts", "edits", "disentanglement")

@@ -3,7 +3,7 @@ rule fit_readout:
         "data/images/train/index.json",
         MANIFEST,
         f"features/{COMPARE.judge}/train/index.json",
-        expand("models/probes/{probe}/config.json", probe=COMPARE.probes),
+        FINDERS,
     output:
         "models/readouts/{readout}/readout.safetensors",
         "models/readouts/{readout}/accuracy.json",
@@ -33,7 +33,7 @@ rule draw_edits:
         expand(f"features/{COMPARE.judge}/{{split}}/index.json", split=("train", "test")),
         "models/backbones/{backbone}/model.safetensors",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
-        expand("models/probes/{probe}/config.json", probe=COMPARE.probes),
+        FINDERS,
         expand("models/readouts/{readout}/readout.safetensors", readout=COMPARE.readouts),
         f"models/prior/{UNET}",
         f"models/prior/{VAE}",

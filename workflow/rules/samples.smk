@@ -1,4 +1,3 @@
-FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
 
 
 rule draw_samples:
