@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from conftest import Checkout, one_message
 from PIL import Image
 from safetensors.torch import load_file
@@ -22,8 +23,10 @@ from sacd.concepts.regions import active_region, centre, object_region, right_ha
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
+from stages.edits import labelled
 from stages.evaluation import read_parts
 from stages.inputs import spread_rows
+from stages.settings import load_settings
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -118,6 +121,15 @@ class TestReadout:
         means, colors, rest = features.mean((2, 3)), torch.full((2, 3), 0.5), torch.zeros(2, 3)
         read = read_parts(features, images, finder=None)
         torch.testing.assert_close(read, torch.cat([means, rest, colors, rest], 1))
+
+
+def test_a_direction_is_of_the_column_that_names_it(tmp_path: Path, fixture_params: dict):
+    fixture_params["concepts"]["factors"]["columns"] = ["fill", "fill_period"]
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(fixture_params))
+    settings = load_settings(tmp_path / "params.yaml")
+    assert labelled(settings, "factors", "fill_stripes") == ("fill", "stripes")
+    assert labelled(settings, "factors", "fill_period_high") == ("fill_period", "high")
+    assert labelled(settings, "nmf", "nmf_1") == (None, "nmf_1")
 
 
 class TestRules:
