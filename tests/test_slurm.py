@@ -185,15 +185,15 @@ def on_two_nodes(campaign: Campaign) -> None:
 
 
 CAMPAIGNS: dict[Callable[[Campaign], None], tuple[float, dict[str, int | str]]] = {
-    # With the pace. The longest begin first; their thirty steps take longer than their time, which
-    # is long enough for a slow machine to begin in.
+    # With the pace, slow enough for the fault to come in time under load. The longest begin first;
+    # their thirty steps take longer than their time, which a slow machine can begin in.
     a_job_over_its_time: (5.0, {"runtime": 2}),
     a_job_that_is_warned: (7.0, {"runtime": 5, "slurm_extra": "'--signal=TERM@120'"}),
-    a_killed_process: (0.5, {}),
-    a_cancelled_job: (0.5, {}),
-    a_job_put_off_for_an_urgent_one: (0.5, {"slurm_partition": "spare"}),
-    a_driver_that_was_interrupted: (0.5, {}),
-    a_node_that_went_down: (0.5, {"slurm_partition": "fragile"}),
+    a_killed_process: (1.0, {}),
+    a_cancelled_job: (3.0, {}),
+    a_job_put_off_for_an_urgent_one: (3.0, {"slurm_partition": "spare"}),
+    a_driver_that_was_interrupted: (3.0, {}),
+    a_node_that_went_down: (1.0, {"slurm_partition": "fragile"}),
     on_two_nodes: (
         0.0,
         {
