@@ -1,5 +1,3 @@
-
-
 rule draw_samples:
     input:
         "features/{backbone}/test/index.json",
