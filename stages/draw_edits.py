@@ -55,20 +55,16 @@ def main() -> None:
         "original": [evenly_spaced(subjects.images, EXAMPLES)],
         "other": [evenly_spaced(subjects.images[subjects.others], EXAMPLES)],
     }
-    unedited: dict[str, Tensor] = {}  # images that each method draws at level 0
-    before: dict[str, Tensor] = {}  # their features
+    before: dict[str, Tensor] = {}  # features of the images that each method draws at level 0
     full: dict[str, Tensor] = {}  # and those of a mixture at share 1
     for edited in edits_of(settings, chosen, name, subjects):
         plausible = observer.plausible(edited)
         for method, draw in draws.items():
             label = f"{name} {edit} {edited.what} {edited.level:g} {method}"
-            if edited.level == 0 and method in unedited:
-                images = unedited[method]
-            else:
-                images = draw(subjects.ids, edited.features, label)
+            images = draw(subjects.ids, edited.features, label)
             seen, table = observer.look(images, subjects, edited)
             if edited.level == 0:
-                unedited[method], before[method] = images, seen
+                before[method] = seen
             else:
                 table |= _effects(edited, subjects, before[method], seen)
             if chosen.type == "mixture" and edited.level > 0:

@@ -109,6 +109,7 @@ def score_images(
     parallel.wait()
     tables = [pd.read_parquet(batch / "scores.parquet") for batch in batches.values()]
     judged = [load_file(batch / "judged.safetensors")["judged"] for batch in batches.values()]
+    parallel.wait()  # the first process clears the folder when it has written what all have scored
     return pd.concat(tables, ignore_index=True), torch.cat(judged)
 
 

@@ -196,8 +196,9 @@ class TestSources:
         content = bytearray(archive.read_bytes())
         content[start + 148 : start + 156] = b"damaged!"  # the header's checksum
         archive.write_bytes(content if damage == "header" else content[:start])
-        with pytest.raises(SacdError, match=r"photos\.tar: damaged or cut off after 30 files"):
-            Collection(archive)
+        expected = r"^disturbances\.far\.source: .*photos\.tar: damaged or cut off after 30 files"
+        with pytest.raises(SacdError, match=expected):
+            Collection(archive, "disturbances.far.source")
 
     def test_a_zip_with_a_broken_directory_is_named(self, with_splits: Path):
         archive = packed(with_splits, "zip")

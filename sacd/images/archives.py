@@ -16,7 +16,6 @@ def files_in(archive: tarfile.TarFile, source: Path) -> list[tarfile.TarInfo]:
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise SacdError(
-            f"images.source: {source}: damaged or cut off after {len(members)} files; "
-            f"get or pack it again."
+            f"{source}: damaged or cut off after {len(members)} files; get or pack it again."
         )
     return members

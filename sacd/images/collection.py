@@ -52,13 +52,16 @@ class Collection:
 
     def __init__(self, source: Path, key: str = "images.source"):
         self.source = source
-        self._names, self._read = _open_source(source, key)
+        try:
+            self._names, self._read = _open_source(source)
+        except SacdError as error:
+            raise SacdError(f"{key}: {error}") from error
         self.entries = sorted(
             (_entry(name) for name in self._names if _is_image(name)), key=lambda e: e.path
         )
         if not self.entries:
             raise SacdError(
-                f"{source}: no images in ImageFolder layout "
+                f"{key}: {source}: no images in ImageFolder layout "
                 f"(train/<class>/<image>, val/<class>/<image> or <class>/<image>)."
             )
 
@@ -146,13 +149,13 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
         raise Unusable(f"unreadable: {error}") from error
 
 
-def _open_source(source: Path, key: str) -> tuple[list[str], Callable[[str], bytes]]:
+def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     if is_official(source):
         return open_official(source)
     if source.is_dir():
-        return _files_below(source, key), lambda name: (source / name).read_bytes()
+        return _files_below(source), lambda name: (source / name).read_bytes()
     if not source.exists():
-        raise SacdError(f"{key}: {source}: no such folder or archive.")
+        raise SacdError(f"{source}: no such folder or archive.")
     try:
         if zipfile.is_zipfile(source):
             pack = zipfile.ZipFile(source)  # may be read by several threads
@@ -160,7 +163,7 @@ def _open_source(source: Path, key: str) -> tuple[list[str], Callable[[str], byt
         archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
         members = {member.name: member for member in files_in(archive, source)}
     except BROKEN as error:
-        raise SacdError(f"{key}: {source}: not a folder, tar or zip ({error}).") from error
+        raise SacdError(f"{source}: not a folder, tar or zip ({error}).") from error
 
     lock = Lock()  # a tar has one place at which it is read
 
@@ -173,12 +176,12 @@ def _open_source(source: Path, key: str) -> tuple[list[str], Callable[[str], byt
     return list(members), read
 
 
-def _files_below(source: Path, key: str) -> list[str]:
+def _files_below(source: Path) -> list[str]:
     """Paths of all files in a folder; an empty folder is an error, for it is an empty class."""
     names = []
     for folder, folders, files in os.walk(source, followlinks=True):
         if folder != str(source) and not folders and not files:
-            raise SacdError(f"{key}: class '{Path(folder).name}' is empty ({folder}).")
+            raise SacdError(f"class '{Path(folder).name}' is empty ({folder}).")
         names += [(Path(folder) / file).relative_to(source).as_posix() for file in files]
     return names
 

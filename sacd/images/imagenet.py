@@ -35,11 +35,11 @@ def open_official(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
     """
     for name in (VAL, KIT):
         if not (source / name).is_file():
-            raise SacdError(f"images.source: {source}: has {TRAIN} but no {name}.")
+            raise SacdError(f"{source}: has {TRAIN} but no {name}.")
     try:
         places = _train_places(source / TRAIN) | _val_places(source / VAL, _val_classes(source))
     except (tarfile.TarError, OSError, EOFError, LookupError, ValueError, zlib.error) as error:
-        raise SacdError(f"images.source: {source}: not ImageNet's archives ({error}).") from error
+        raise SacdError(f"{source}: not ImageNet's archives ({error}).") from error
 
     def read(name: str) -> bytes:
         archive, start, size = places[name]
