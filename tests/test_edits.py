@@ -29,6 +29,17 @@ from stages.inputs import spread_rows
 from stages.settings import load_settings
 
 
+def composed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
+    """The words of what `sacd compose` prints, in the current folder, line by line."""
+    from stages.cli import main
+
+    fixed = ["--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["sacd", "compose", *arguments, "--out", "out.png", *fixed])
+        main()
+    return [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
@@ -348,28 +359,20 @@ class TestCommands:
         ("options", "titles"),
         [(["--shares", "0.5", "0"], ["0", "0.5"]), (["--mask", "mask.png"], ["as", "transplant"])],
     )
-    def test_composing(self, call: Callable, capsys, options: list[str], titles: list[str]):
-        from stages.cli import main
-
-        with pytest.MonkeyPatch.context() as patch:
-            command = ["sacd", "compose", "a.png", "b.png", *options, "--out", "out.png"]
-            patch.setattr(
-                "sys.argv",
-                [*command, "--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"],
-            )
-            main()
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == [
+    def test_composing(self, experiment: Path, capsys, options: list[str], titles: list[str]):
+        header, *rows = composed(capsys, "a.png", "b.png", *options)
+        assert header == [
             "composed", "cos_asked", "cos_first", "cos_second", "p_first", "p_second",
         ]  # fmt: skip
-        assert [line.split()[0] for line in lines[1:3]] == titles
+        assert [row[0] for row in rows[:2]] == titles
         with Image.open("out.png") as picture:
             assert np.asarray(picture.convert("L")).std() > 10
 
-    def test_an_image_is_composed_with_itself(self, call: Callable, experiment: Path):
-        status, stderr = call("compose", "a.png", "a.png", "--shares", "0", "1")
-        assert status == 0, stderr
-        assert (experiment / "out.png").stat().st_size > 10_000
+    def test_an_image_composed_with_itself_stays_itself(self, experiment: Path, capsys):
+        _, none, half, full = composed(capsys, "a.png", "a.png", "--shares", "0", "0.5", "1")[:4]
+        assert none[1:] == half[1:] == full[1:]
+        _, _, cos_first, cos_second, p_first, p_second = none
+        assert (cos_first, p_first) == (cos_second, p_second)
 
     def test_a_share_beyond_one(self, call: Callable):
         message = one_message(*call("compose", "a.png", "b.png", "--shares", "1.5"))

@@ -39,71 +39,29 @@ sys.argv = ["train_adapter", "--backbone", "tiny_a", "--adapter", "spatial"]
 import stages.common, stages.train_adapter
 stages.common.run(stages.train_adapter.main)
 """
-EXTRACT_UNTIL = """\
-import itertools, os, signal, sys
-import stages.cache_features
-
-extract, count, last = stages.cache_features.extract, itertools.count(1), int(sys.argv.pop())
-
-def killing(*arguments):
-    if next(count) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return extract(*arguments)
-
-stages.cache_features.extract = killing
-sys.argv = ["cache_features", "--backbone", "tiny_a"]
-stages.cache_features.main()
-"""
-DRAW_TWO_AT_A_TIME = """\
-import itertools, os, signal, sys
-from sacd.sampling.inverter import Inverter
+# A stage that is killed when a function of `owner` is called for the nth time: never, where n is 0.
+KILLED = """\
+import importlib, itertools, os, pkgutil, signal, sys
 import stages.draw_samples
 
-stages.draw_samples.IMAGES_PER_SHARD = 2
-sample, count, last = Inverter.sample, itertools.count(1), int(sys.argv.pop())
+stages.draw_samples.IMAGES_PER_SHARD = 2  # so that there are several
+owner, name, last, stage = sys.argv[1:5]
+owner, last, count = pkgutil.resolve_name(owner), int(last), itertools.count(1)
+program, function = importlib.import_module(f"stages.{stage}"), getattr(owner, name)
 
-def killing(self, *arguments, **more):
+def killing(*arguments, **more):
     if next(count) == last:
         os.kill(os.getpid(), signal.SIGKILL)
-    return sample(self, *arguments, **more)
+    return function(*arguments, **more)
 
-Inverter.sample = killing
-sys.argv = ["draw_samples", "--backbone", "tiny_a", "--method", "spatial"]
-stages.draw_samples.main()
+setattr(owner, name, killing)
+sys.argv = sys.argv[4:]
+program.main()
 """
-
-SWEEP_UNTIL = """\
-import itertools, os, signal, sys
-import stages.sweep_method
-
-attempt, count, last = stages.sweep_method._try, itertools.count(1), int(sys.argv.pop())
-
-def killing(*arguments):
-    if next(count) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return attempt(*arguments)
-
-stages.sweep_method._try = killing
-sys.argv = ["sweep_method", "--sweep", "guidance"]
-stages.sweep_method.main()
-"""
-
-REPEAT_UNTIL = """\
-import importlib, itertools, os, signal, sys
-import stages.methods
-
-draw_all, count, last = stages.methods.draw_all, itertools.count(1), int(sys.argv.pop())
-
-def killing(*arguments):
-    if next(count) == last:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return draw_all(*arguments)
-
-stages.methods.draw_all = killing
-importlib.import_module(f"stages.{sys.argv[1]}")
-del sys.argv[0]
-sys.modules[f"stages.{sys.argv[0]}"].main()
-"""
+EXTRACTING = ("stages.cache_features", "extract")
+SAMPLING = ("sacd.sampling.inverter:Inverter", "sample")
+TRYING = ("stages.sweep_method", "_try")
+DRAWING = ("stages.methods", "draw_all")
 
 
 @pytest.fixture
@@ -115,6 +73,13 @@ def mine(finished: Checkout, tmp_path: Path) -> Checkout:
 def python(checkout: Checkout, program: str, *arguments: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", program, *arguments]
     return checkout.run(*command, check=False, PYTHONPATH=str(checkout.root))
+
+
+def killed_at(
+    checkout: Checkout, call: int, function: tuple[str, str], *command: str
+) -> subprocess.CompletedProcess:
+    """Run a stage that is killed at this call of a function."""
+    return python(checkout, KILLED, *function, str(call), *command)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +123,8 @@ def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkou
         path.unlink()
     folder.rmdir()
 
-    killed = python(mine, DRAW_TWO_AT_A_TIME, "3")  # before the third shard
+    command = (SAMPLING, "draw_samples", "--backbone", "tiny_a", "--method", "spatial")
+    killed = killed_at(mine, 3, *command)  # before the third shard
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert not folder.exists()
     (work,) = (mine.experiment / ".work").glob("draw_samples-*")
@@ -166,7 +132,7 @@ def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkou
     assert names == ["shard-00000.safetensors", "shard-00001.safetensors"]
     before = {name: identity(work / name) for name in names}
 
-    done = python(mine, DRAW_TWO_AT_A_TIME, "0")  # never
+    done = killed_at(mine, 0, *command)
     assert done.returncode == 0, done.stdout
     assert {name: identity(folder / name) for name in names} == before
     assert sorted(path.name for path in folder.glob("shard-*")) == [
@@ -186,14 +152,15 @@ def test_killed_sampling_keeps_finished_shards(finished: Checkout, mine: Checkou
 def test_a_stage_of_several_splits_keeps_finished_ones(finished: Checkout, mine: Checkout):
     folder = mine.experiment / "features/tiny_a"
     shutil.rmtree(folder)
-    killed = python(mine, EXTRACT_UNTIL, "3")  # train and val are a shard each
+    command = (EXTRACTING, "cache_features", "--backbone", "tiny_a")
+    killed = killed_at(mine, 3, *command)  # train and val are a shard each
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert not folder.exists()
     shards = sorted((mine.experiment / ".work").glob("cache_features-*/shard-*"))
     assert len(shards) == 2
     before = {identity(path) for path in shards}
 
-    done = python(mine, EXTRACT_UNTIL, "2")  # one is left to be made
+    done = killed_at(mine, 2, *command)  # one is left to be made
     assert done.returncode == 0, done.stdout
     assert before < {identity(path) for path in folder.rglob("shard-*")}
     for path in (finished.experiment / "features/tiny_a").rglob("*.safetensors"):
@@ -202,13 +169,14 @@ def test_a_stage_of_several_splits_keeps_finished_ones(finished: Checkout, mine:
 
 
 def test_a_killed_sweep_keeps_what_it_tried(mine: Checkout):
-    killed = python(mine, SWEEP_UNTIL, "3")
+    command = (TRYING, "sweep_method", "--sweep", "guidance")
+    killed = killed_at(mine, 3, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert not list((mine.experiment / "results/sweeps").iterdir())
     kept = [json.loads(path.read_text()) for path in mine.experiment.glob(".work/*/row.json")]
     assert sorted((row["guidance"], row["steps"]) for row in kept) == [(1.0, 2), (1.0, 3)]
 
-    done = python(mine, SWEEP_UNTIL, "0")
+    done = killed_at(mine, 0, *command)
     assert done.returncode == 0, done.stdout
     assert "{'guidance': 2.0" in done.stdout and "{'guidance': 1.0" not in done.stdout
     table = pd.read_csv(mine.experiment / "results/sweeps/guidance.csv")
@@ -234,18 +202,18 @@ def test_what_was_drawn_to_be_scored_is_not_drawn_again(
 ):
     made = compared.copy(tmp_path / "repository")
     shutil.rmtree(made.experiment / folder)
-    command = (made, REPEAT_UNTIL, stage, "--backbone", "tiny_a", *arguments)
-    killed = python(*command, "3")
+    command = (DRAWING, stage, "--backbone", "tiny_a", *arguments)
+    killed = killed_at(made, 3, *command)
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert not (made.experiment / folder).exists()
     kept = list(made.experiment.glob(f".work/{stage}-*/*.safetensors"))
     assert len(kept) == 2
     before = {identity(path) for path in kept}
 
-    killed = python(*command, "1")  # the next to be drawn is another one
+    killed = killed_at(made, 1, *command)  # the next to be drawn is another one
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     assert {identity(path) for path in kept} == before
-    done = python(*command, "0")  # never
+    done = killed_at(made, 0, *command)
     assert done.returncode == 0, done.stdout
     assert not list(made.experiment.glob(f".work/{stage}-*"))
     ours, theirs = (
