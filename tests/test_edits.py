@@ -28,14 +28,16 @@ from stages.evaluation import read_parts
 from stages.inputs import spread_rows
 from stages.settings import load_settings
 
+# What a command that draws is told besides.
+QUICK = ("--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2")
+
 
 def composed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
     """The words of what `sacd compose` prints, in the current folder, line by line."""
     from stages.cli import main
 
-    fixed = ["--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["sacd", "compose", *arguments, "--out", "out.png", *fixed])
+        patch.setattr("sys.argv", ["sacd", "compose", *arguments, "--out", "out.png", *QUICK])
         main()
     return [line.split() for line in capsys.readouterr().out.splitlines()]
 
@@ -272,8 +274,7 @@ class TestCommands:
     @pytest.fixture
     def call(self, experiment: Path, call_stage: Callable) -> Callable[..., tuple[int, str]]:
         def call(command: str, *arguments: str) -> tuple[int, str]:
-            common = ["--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2"]
-            rest = [] if command == "learn" else [*common, "--out", "out.png"]
+            rest = [] if command == "learn" else [*QUICK, "--out", "out.png"]
             return call_stage("cli", command, *arguments, *rest)
 
         return call
