@@ -2,17 +2,21 @@
 
 import argparse
 
+import torch
 from diffusers import AutoencoderKL
+from torch import Tensor
 
 from sacd import parallel
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.diffusion import create_scheduler, train_unet
+from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX, Shards
 from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
+from stages.inputs import load_images
 from stages.sections import Settings
 from stages.settings import load_settings
 
@@ -42,10 +46,11 @@ def main() -> None:
 def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     chosen = settings.prior.unet
     assert chosen is not None  # the settings' check
+    vae = load_diffusers(AutoencoderKL, AUTOENCODER)
     unet, prompt, trained = train_unet(
         chosen.options,
         chosen.noise_shift,
-        Shards(latent_folder("train")).read_all("latents"),
+        _latents_and_mirrored(vae),
         Recipe(**chosen.training.model_dump(), seed=settings.seed),
         work_folder(
             "make_prior",
@@ -57,13 +62,15 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
         device(),
         progress("prior"),
     )
-    prior = Prior(
-        unet,
-        load_diffusers(AutoencoderKL, AUTOENCODER),
-        create_scheduler(chosen.noise_shift),
-        prompt,
-    )
+    prior = Prior(unet, vae, create_scheduler(chosen.noise_shift), prompt)
     return prior, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+
+
+def _latents_and_mirrored(vae: AutoencoderKL) -> Tensor:
+    """Latents of the train split's images, and of their mirror images: twice as many scenes."""
+    images, _ = load_images("train")
+    mirrored = encode_images(vae.to(device()), images.flip(-1), device())
+    return torch.cat([Shards(latent_folder("train")).read_all("latents"), mirrored])
 
 
 if __name__ == "__main__":

@@ -53,6 +53,8 @@ rule make_autoencoder:
 
 rule make_prior:
     input:
+        IMAGES,
+        MANIFEST,
         "models/autoencoder/diffusion_pytorch_model.safetensors",
         "latents/train/index.json",
         shipped(SETTINGS.prior.source, UNET),
