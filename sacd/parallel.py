@@ -20,6 +20,8 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most processes are alone
 
 Rows = TypeVar("Rows", "Tensor", range)
 
+BUCKET_BYTES = 25 * 2**20  # of gradients that travel together; DistributedDataParallel's
+
 
 def count() -> int:
     """How many processes there are."""
@@ -94,29 +96,55 @@ def mean(numbers: dict[str, float], device: torch.device) -> dict[str, float]:
 def averaging_gradients(parameters: Iterable[nn.Parameter]) -> Iterator[Callable[[], None]]:
     """In this block gradients are averaged over all processes.
 
-    Each as soon as the backward pass has made it, while the pass goes on; the function that is
-    given waits for the last of them.
+    By buckets, each as soon as the backward pass has filled it, while the pass goes on (Li et al.
+    2020, PyTorch Distributed): one by one, the hundreds of small gradients of a U-Net took a third
+    of a step. The function that is given waits for the last of them.
     """
     if count() == 1:
         yield lambda: None
         return
-    import torch.distributed
-
-    running: list[Any] = []
-
-    def average(parameter: Tensor) -> None:
-        assert parameter.grad is not None
-        parameter.grad /= count()
-        running.append(torch.distributed.all_reduce(parameter.grad, async_op=True))
-
-    def finish() -> None:
-        for reduction in running:
-            reduction.wait()
-        running.clear()
-
-    hooks = [p.register_post_accumulate_grad_hook(average) for p in parameters]
+    buckets = _Buckets()
+    hooks = [p.register_post_accumulate_grad_hook(buckets.add) for p in parameters]
     try:
-        yield finish
+        yield buckets.finish
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _Buckets:
+    """Gradients on their way to the other processes and back."""
+
+    def __init__(self) -> None:
+        self._filling: list[Tensor] = []
+        self._bytes = 0
+        self._running: list[tuple[list[Tensor], Tensor, Any]] = []
+
+    def add(self, parameter: Tensor) -> None:
+        """Put a parameter's gradient into the bucket; a full one is sent off."""
+        assert parameter.grad is not None
+        self._filling.append(parameter.grad)
+        self._bytes += parameter.grad.nbytes
+        if self._bytes >= BUCKET_BYTES:
+            self._send()
+
+    def finish(self) -> None:
+        """Wait for all buckets, and give each gradient its average."""
+        self._send()
+        for gradients, averages, reduction in self._running:
+            reduction.wait()
+            parts = averages.split([gradient.numel() for gradient in gradients])
+            for gradient, part in zip(gradients, parts, strict=True):
+                gradient.copy_(part.view_as(gradient))
+        self._running = []
+
+    def _send(self) -> None:
+        import torch
+        import torch.distributed
+
+        if not self._filling:
+            return
+        averages = torch.cat([gradient.flatten() for gradient in self._filling]) / count()
+        reduction = torch.distributed.all_reduce(averages, async_op=True)
+        self._running.append((self._filling, averages, reduction))
+        self._filling, self._bytes = [], 0

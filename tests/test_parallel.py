@@ -23,6 +23,7 @@ import stages.score_samples, stages.train_adapter
 stages.cache_features.ROWS_PER_SHARD = 4
 stages.draw_samples.IMAGES_PER_SHARD = 2
 stages.evaluation.IMAGES_PER_BATCH = 2
+parallel.BUCKET_BYTES = 2**16  # several buckets of gradients a step
 read_batch = stages.evaluation.load_file
 
 def read_late(path):  # when the other process may have written its result long ago
