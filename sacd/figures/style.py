@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from sacd.files import atomic
@@ -23,7 +24,8 @@ plt.rcParams.update(
         "pdf.fonttype": 42,
     }
 )
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # colour-blind safe
+# Colour-blind safe (Okabe & Ito 2008).
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 SPREAD_LIMIT = 0.3  # of maps of the deviation among samples: one scale in all figures
 
 
@@ -46,11 +48,15 @@ def error_bars(rows: pd.DataFrame, metric: str) -> np.ndarray:
 
 def render(figure: Figure, kind: str) -> bytes:
     """A figure as the content of a file: `kind` is "png" or "pdf"."""
-    content = io.BytesIO()
+    drawn = io.BytesIO()
     # A PDF's creation date would make every run's file different.
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(content, format=kind, dpi=110, metadata=metadata)
-    return content.getvalue()
+    figure.savefig(drawn, format=kind, dpi=110, metadata=metadata)
+    if kind == "pdf":
+        return drawn.getvalue()
+    small = io.BytesIO()  # without the channel of opacity that matplotlib adds
+    Image.open(drawn).convert("RGB").save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def save_figure(figure: Figure, path: Path) -> None:
