@@ -3,33 +3,31 @@
 import argparse
 
 import torch
+from torch import Tensor
 
 from sacd.figures.mosaic import plot_mosaics
 from sacd.figures.style import save_figure
 from sacd.numerics import numerics
-from sacd.prior.prior import Prior, decode, to_uint8
+from sacd.prior.latents import decode_latents
+from sacd.prior.prior import Prior, latent_shape
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.sampler import sample_prior
 from sacd.shards import Shards
-from stages.artefacts import FIGURES, PRIOR, image_folder, latent_folder
+from stages.artefacts import FIGURES, PRIOR, image_folder
 from stages.common import Clock, device, run
+from stages.sections import Settings
 from stages.settings import load_settings
 
 IMAGES = 32
 COLUMNS = 8
 STEPS = 100
+BATCH = 128
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock, settings = Clock(), load_settings()
-    prior = Prior.from_pretrained(PRIOR).to(device())
-    shape = Shards(latent_folder("test")).shape("latents")
-    noise = initial_noise(settings.seed, [("prior", k) for k in range(IMAGES)], shape)
-    generator = torch.Generator().manual_seed(settings.seed)
-    with torch.no_grad(), numerics(device(), "bf16"):
-        latents = sample_prior(prior, noise.to(device()), STEPS, generator)
-        dreamt = to_uint8(decode(prior.vae, latents)).cpu()
+    dreamt = dream(Prior.from_pretrained(PRIOR).to(device()), IMAGES, settings)
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))
     figure = plot_mosaics(
@@ -37,6 +35,18 @@ def main() -> None:
     )
     save_figure(figure, FIGURES / "prior_samples")
     clock.finish(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
+
+
+def dream(prior: Prior, count: int, settings: Settings) -> Tensor:
+    """Images that the prior draws from noise alone: uint8 (count, 3, H, W)."""
+    shape = latent_shape(prior, settings.images.size)
+    noise = initial_noise(settings.seed, [("prior", k) for k in range(count)], shape)
+    generator = torch.Generator().manual_seed(settings.seed)
+    with numerics(device(), "bf16"):
+        latents = [
+            sample_prior(prior, part.to(device()), STEPS, generator) for part in noise.split(BATCH)
+        ]
+    return decode_latents(prior.vae, torch.cat(latents), device())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,15 @@ def test_sampling_is_compared_with_the_published_recipe(compared: Checkout):
     assert "speed_vs_diffusers" in done.stdout
 
 
+def test_what_a_prior_draws_is_measured_against_other_images(compared: Checkout):
+    command = [sys.executable, "../../benchmarks/prior.py", ".", "--images", "16", "--name", "x"]
+    compared.run(*command, PYTHONPATH=str(compared.root))
+    table = pd.read_csv(compared.root / "benchmarks/prior/x.csv").set_index("set")
+    assert table.of_other_images["other images"] == 1
+    worse = table.of_other_images[["through the autoencoder", "drawn by the prior"]]
+    assert worse.min() > 1 and worse.notna().all()  # of networks trained for seconds
+
+
 def test_what_stands_beside_the_steps_is_a_share_of_the_whole(compared: Checkout):
     command = [sys.executable, "../../benchmarks/critical_path.py", ".", "--name", "x"]
     compared.run(*command, PYTHONPATH=str(compared.root))

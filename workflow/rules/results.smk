@@ -134,7 +134,6 @@ rule plot_prior:
     input:
         f"models/prior/{UNET}",
         f"models/prior/{VAE}",
-        "latents/test/index.json",
         "data/images/test/index.json",
     output:
         report(

@@ -1,0 +1,67 @@
+"""Measure how near to images comes what a prior draws by itself.
+
+    python benchmarks/prior.py [EXPERIMENT] [--prior FOLDER] [--images 512] [--name embedded]
+
+Fréchet distances in the judge's features, averaged over locations, to images of the train split of
+a finished experiment: of samples from noise alone, of as many other images of that split, which no
+prior can be expected to pass, and of these through the prior's autoencoder. Writes
+benchmarks/prior/NAME.csv.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+import torch
+from harness import add_experiment, arguments_of, publish
+from torch import Tensor
+
+from sacd.backbones.backbone import Backbone
+from sacd.features.cache import extract
+from sacd.metrics.sets import frechet_distance
+from sacd.prior.latents import round_trip
+from sacd.prior.prior import Prior
+from sacd.shards import Shards
+from stages.artefacts import PRIOR, backbone_folder, image_folder
+from stages.common import device
+from stages.plot_prior import dream
+from stages.settings import load_settings
+
+
+def main() -> None:
+    parser = arguments_of(__doc__)
+    add_experiment(parser)
+    parser.add_argument("--prior", type=Path, help="another than the experiment's")
+    parser.add_argument("--images", type=int, default=512)
+    arguments = parser.parse_args()
+    settings = load_settings(arguments.experiment / "params.yaml")
+    prior = Prior.from_pretrained(arguments.prior or arguments.experiment / PRIOR).to(device())
+    images = Shards(arguments.experiment / image_folder("train")).read_all("images")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(settings.seed))
+    others, reference = images[order[: arguments.images]], images[order[arguments.images :]]
+    sets = {
+        "other images": others,
+        "through the autoencoder": round_trip(prior.vae, others, device()),
+        "drawn by the prior": dream(prior, arguments.images, settings),
+    }
+    judge = Backbone.from_pretrained(
+        arguments.experiment / backbone_folder(settings.compare.judge)
+    ).to(device())
+    truth = seen(judge, reference)
+    table = pd.DataFrame(
+        [
+            {"set": name, "frechet_distance": frechet_distance(seen(judge, ours), truth)}
+            for name, ours in sets.items()
+        ]
+    )
+    table["of_other_images"] = table.frechet_distance / table.frechet_distance[0]
+    what = f"{arguments.images} images a set against {len(reference)} images"
+    publish(table, what, "prior", arguments.name)
+
+
+def seen(judge: Backbone, images: Tensor) -> Tensor:
+    """The judge's features of images, averaged over locations: (N, C)."""
+    return extract(judge, images, device())["features"].float().mean((2, 3))
+
+
+if __name__ == "__main__":
+    main()
