@@ -41,7 +41,7 @@ def main() -> None:
     sets = {
         "other images": others,
         "through the autoencoder": round_trip(prior.vae, others, device()),
-        "drawn by the prior": dream(prior, arguments.images, settings),
+        "drawn by the prior": dream(prior, arguments.images, images.shape[-1], settings.seed),
     }
     judge = Backbone.from_pretrained(
         arguments.experiment / backbone_folder(settings.compare.judge)

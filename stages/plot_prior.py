@@ -15,7 +15,6 @@ from sacd.sampling.sampler import sample_prior
 from sacd.shards import Shards
 from stages.artefacts import FIGURES, PRIOR, image_folder
 from stages.common import Clock, device, run
-from stages.sections import Settings
 from stages.settings import load_settings
 
 IMAGES = 32
@@ -27,9 +26,10 @@ BATCH = 128
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock, settings = Clock(), load_settings()
-    dreamt = dream(Prior.from_pretrained(PRIOR).to(device()), IMAGES, settings)
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))
+    prior = Prior.from_pretrained(PRIOR).to(device())
+    dreamt = dream(prior, IMAGES, real.shape[-1], settings.seed)
     figure = plot_mosaics(
         {"images of this experiment": real, "drawn by the prior": dreamt}, COLUMNS
     )
@@ -37,11 +37,10 @@ def main() -> None:
     clock.finish(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
 
 
-def dream(prior: Prior, count: int, settings: Settings) -> Tensor:
-    """Images that the prior draws from noise alone: uint8 (count, 3, H, W)."""
-    shape = latent_shape(prior, settings.images.size)
-    noise = initial_noise(settings.seed, [("prior", k) for k in range(count)], shape)
-    generator = torch.Generator().manual_seed(settings.seed)
+def dream(prior: Prior, count: int, size: int, seed: int) -> Tensor:
+    """Images that the prior draws from noise alone: uint8 (count, 3, size, size)."""
+    noise = initial_noise(seed, [("prior", k) for k in range(count)], latent_shape(prior, size))
+    generator = torch.Generator().manual_seed(seed)
     with numerics(device(), "bf16"):
         latents = [
             sample_prior(prior, part.to(device()), STEPS, generator) for part in noise.split(BATCH)

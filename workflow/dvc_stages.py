@@ -45,7 +45,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
     ),
     "make_prior": (
         "models", {}, "models/prior/record.json",
-        ["models/autoencoder", "latents", "${root}/pretrained"], ["models/prior"],
+        ["data", "models/autoencoder", "latents", "${root}/pretrained"], ["models/prior"],
         ["seed", "prior.source", "prior.unet"],
     ),
     "make_probe": (
@@ -176,7 +176,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
     ),
     "plot_prior": (
         "results", {}, "results/figures/prior_samples.record.json",
-        ["models/prior", "latents", "data"],
+        ["models/prior", "data"],
         [f"results/figures/prior_samples{end}" for end in (".png", ".pdf", ".record.json")],
         ["seed"],
     ),
