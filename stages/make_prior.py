@@ -8,8 +8,13 @@ from torch import Tensor
 
 from sacd import parallel
 from sacd.networks import load_diffusers
-from sacd.optimization import Recipe
-from sacd.prior.diffusion import create_scheduler, train_unet
+from sacd.optimization import Recipe, Trained
+from sacd.prior.diffusion import (
+    create_null_prompt,
+    create_scheduler,
+    create_unet,
+    train_unet,
+)
 from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
 from sacd.prior.stable_diffusion import local_folder
@@ -44,26 +49,40 @@ def main() -> None:
 
 
 def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
-    chosen = settings.prior.unet
+    chosen, seed = settings.prior.unet, settings.seed
     assert chosen is not None  # the settings' check
     vae = load_diffusers(AutoencoderKL, AUTOENCODER)
-    unet, prompt, trained = train_unet(
-        chosen.options,
-        chosen.noise_shift,
-        _latents_and_mirrored(vae),
-        Recipe(**chosen.training.model_dump(), seed=settings.seed),
-        work_folder(
-            "make_prior",
-            settings.seed,
-            chosen.model_dump(),
-            content(latent_folder("train") / INDEX),
-            content(AUTOENCODER / VAE_WEIGHTS),
-        ),
-        device(),
-        progress("prior"),
-    )
+    latents = _latents_and_mirrored(vae)
+    torch.manual_seed(seed)
+    unet, prompt = create_unet(chosen.options, latents.shape[1:]), create_null_prompt()
     prior = Prior(unet, vae, create_scheduler(chosen.noise_shift), prompt)
-    return prior, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    identity = (
+        chosen.model_dump(),
+        content(latent_folder("train") / INDEX),
+        content(AUTOENCODER / VAE_WEIGHTS),
+    )
+    trained: list[Trained] = []
+    where = "prior.unet"
+    for part, recipe in ((where, chosen.training), (f"{where}.refinement", chosen.refinement)):
+        if recipe is None:
+            continue
+        trained.append(
+            train_unet(
+                unet,
+                prior.scheduler,
+                prompt,
+                latents,
+                # Another seed for each: the same would draw the same images, noise and times again.
+                Recipe(**recipe.model_dump(), seed=seed + len(trained)),
+                work_folder("make_prior", part, seed, *identity),
+                device(),
+                progress(part),
+            )
+        )
+    return prior, {
+        "seconds": round(sum(run.seconds for run in trained)),
+        "history": [run.history[-1] for run in trained],
+    }
 
 
 def _latents_and_mirrored(vae: AutoencoderKL) -> Tensor:

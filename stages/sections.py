@@ -93,11 +93,15 @@ class AutoencoderSettings(Criticised):
 
 
 class UnetSettings(Section):
-    """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`."""
+    """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`.
+
+    `refinement` trains the network further, from a learning rate that is high again.
+    """
 
     options: dict[str, Any]
     noise_shift: Annotated[float, Field(gt=0)]
     training: Training
+    refinement: Training | None
 
 
 class PriorSettings(Section):

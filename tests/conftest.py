@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 from filelock import FileLock
+
+if TYPE_CHECKING:  # not imported before the number of its threads is set
+    from torch import Tensor
 
 os.environ["OMP_NUM_THREADS"] = "1"  # torch is not imported yet; workers share two cores
 
@@ -98,6 +101,13 @@ def one_message(status: int, stderr: str) -> str:
     assert mark, stderr
     assert head == "" or head.endswith("\n")  # at most progress bars before it
     return message
+
+
+def normal(*shape: int, seed: int = 0) -> "Tensor":
+    """Standard normal numbers of a seed."""
+    import torch
+
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def commit(checkout: Checkout) -> None:
@@ -347,7 +357,7 @@ def tiny_prior() -> Callable[..., Any]:
     import torch
 
     from sacd.prior.autoencoder import create_autoencoder
-    from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
+    from sacd.prior.diffusion import create_null_prompt, create_scheduler, create_unet
     from sacd.prior.prior import Prior
 
     def make(seed: int = 0) -> Prior:
@@ -365,7 +375,7 @@ def tiny_prior() -> Callable[..., Any]:
         unet = create_unet(unet_options, (4, 8, 8))
         for network in (vae, unet):
             network.eval().requires_grad_(False)
-        return Prior(unet, vae, create_scheduler(2.0), torch.randn(1, 1, PROMPT_WIDTH))
+        return Prior(unet, vae, create_scheduler(2.0), create_null_prompt())
 
     return make
 

@@ -143,7 +143,7 @@ class TestModels:
                 value.numel() for value in backbone.parameters()
             )
 
-    def test_prior_holds_the_autoencoder(self, folder: Path):
+    def test_prior_holds_the_autoencoder(self, folder: Path, params: dict):
         prior = Prior.from_pretrained(folder / "models/prior")
         alone = load_diffusers(AutoencoderKL, folder / "models/autoencoder")
         weights = prior.vae.state_dict()
@@ -151,6 +151,10 @@ class TestModels:
         record = read_json(folder / "models/prior/record.json")
         assert record["parameters_in_unet"] == sum(p.numel() for p in prior.unet.parameters())
         assert prior.unet.config.sample_size == 8  # an 8x8 grid: what three levels make of 32 px
+        chosen = params["prior"]["unet"]
+        recipes = [chosen["training"], chosen["refinement"]]
+        history = record["training"]["history"]
+        assert [run["step"] for run in history] == [recipe["steps"] for recipe in recipes]
 
     def test_probe_finds_as_well_as_its_record_says(self, folder: Path, params: dict):
         from sacd.metrics.finder import mask_iou, mask_logits

@@ -303,13 +303,18 @@ class TestTraining:
         for name, value in trained.weights.items():
             assert torch.equal(vae.state_dict()[name], value), name
 
-    def test_a_unet_learns_to_denoise_and_keeps_the_average(self, tmp_path: Path, fixture_params):
+    def test_a_unet_learns_to_denoise_and_keeps_the_average(
+        self, tmp_path: Path, tiny_prior: Callable
+    ):
+        prior = tiny_prior()
         latents = torch.randn(16, 4, 8, 8, generator=generator(0)).half()
-        options = fixture_params["prior"]["unet"]["options"]
-        unet, prompt, trained = train_unet(
-            options, 1.0, latents, RECIPE, tmp_path, CPU, lambda items, total: items
-        )
-        for name, value in unet.named_parameters():
+        before = prior.unet.conv_in.weight.clone()
+        trained = train_unet(
+            prior.unet, prior.scheduler, prior.null_prompt, latents, RECIPE,
+            tmp_path, CPU, lambda items, total: items,
+        )  # fmt: skip
+        for name, value in prior.unet.named_parameters():
             assert torch.equal(value, trained.weights[name]), name
-        assert prompt.shape == (1, 1, 32)
+        assert not torch.equal(prior.unet.conv_in.weight, before)
+        assert not any(p.requires_grad for p in prior.unet.parameters())
         assert trained.history[-1]["loss"] < 2.0  # v has unit variance: a start near 1

@@ -49,6 +49,14 @@ def create_unet(options: dict[str, Any], latent_shape: tuple[int, ...]) -> UNet2
     )
 
 
+def create_null_prompt() -> Tensor:
+    """(1, tokens, width): a constant random vector, drawn from torch's global generator.
+
+    Our own priors have one prompt, as a text-to-image prior has its empty one.
+    """
+    return torch.randn(1, PROMPT_TOKENS, PROMPT_WIDTH)
+
+
 def noised(
     scheduler: SchedulerMixin,
     latents: Tensor,
@@ -83,25 +91,22 @@ def noised(
 
 
 def train_unet(
-    options: dict[str, Any],
-    shift: float,
+    unet: UNet2DConditionModel,
+    scheduler: SchedulerMixin,
+    prompt: Tensor,
     latents: Tensor,
     recipe: Recipe,
     work: Path,
     device: torch.device,
     progress: Progress,
-) -> tuple[UNet2DConditionModel, Tensor, Trained]:
-    """Train a U-Net on scaled latents (N, c, H, W); returns it, its null prompt and the record.
+) -> Trained:
+    """Train a prior's U-Net, from the weights it has, on scaled latents (N, c, H, W).
 
-    `options` go to `create_unet`, `shift` to `create_scheduler`.
-
-    The prompt is a constant random vector: the prior has one prompt, as a text-to-image prior has
-    its empty one.
+    `prompt` is the null prompt (1, tokens, width). `unet` ends with averaged weights. Returns the
+    record of the run.
     """
-    torch.manual_seed(recipe.seed)
-    unet = create_unet(options, latents.shape[1:]).to(device, memory_format=conv_format(device))
-    prompt = torch.randn(1, PROMPT_TOKENS, PROMPT_WIDTH).to(device)
-    scheduler = create_scheduler(shift)
+    unet.to(device, memory_format=conv_format(device)).requires_grad_(True).train()
+    prompt = prompt.to(device)
 
     def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
@@ -112,4 +117,5 @@ def train_unet(
 
     trained = train(dict(unet.named_parameters()), loss, recipe, work, progress)
     unet.load_state_dict(trained.weights)
-    return unet.eval().requires_grad_(False), prompt.cpu(), trained
+    unet.eval().requires_grad_(False)
+    return trained
