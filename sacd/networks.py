@@ -1,11 +1,12 @@
 """Networks in folders: diffusers' own, and ours of a configuration beside its weights."""
 
+from __future__ import annotations
+
 from dataclasses import asdict
 from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from diffusers import ModelMixin
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -14,9 +15,12 @@ from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
 from sacd.tensors import halved
 
+if TYPE_CHECKING:  # diffusers takes seconds to import, and backbones need it not
+    from diffusers import ModelMixin
+
 CONFIG = "config.json"
 
-Network = TypeVar("Network", bound=ModelMixin)
+Network = TypeVar("Network", bound="ModelMixin")
 Config = TypeVar("Config")  # a dataclass
 
 
@@ -49,12 +53,11 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SacdError(f"{folder}: not a {kind.__name__} of diffusers: {error}") from error
-    missing, unexpected = found["missing_keys"], found["unexpected_keys"]
-    if missing or unexpected:
-        raise SacdError(
-            f"{folder}: weights don't fit config.json: missing {sorted(missing)[:3]}, unexpected "
-            f"{sorted(unexpected)[:3]} ({len(missing)} and {len(unexpected)} keys in all)."
-        )
+    _require_all(
+        f"{folder}: weights don't fit config.json",
+        sorted(found["missing_keys"]),
+        sorted(found["unexpected_keys"]),
+    )
     return network.float().eval().requires_grad_(False)
 
 
@@ -81,13 +84,29 @@ def read_config(kind: type[Config], folder: Path) -> Config:
 
 
 def load_weights(network: nn.Module, path: Path, kind: str) -> None:
-    """Give `network` the weights that `save_network` wrote, frozen, in fp32.
+    """Give `network` the weights of a safetensors file (any float type), frozen, in fp32.
 
     Raises `SacdError` where they are not those of a `kind`, as in "an adapter for this prior".
     """
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
+        weights = load_file(path)
+    except FileNotFoundError as error:
+        raise SacdError(f"{path}: no such weights file.") from error
+    except (OSError, SafetensorError) as error:
+        raise SacdError(f"{path}: not a readable safetensors file ({error}).") from error
+    refused = f"{path}: not the weights of {kind}"
+    try:
+        missing, unexpected = network.load_state_dict(weights, strict=False)
+    except RuntimeError as error:
         reason = " ".join(str(error).split())[:300]  # torch lists every weight
-        raise SacdError(f"{path}: not the weights of {kind}: {reason}") from error
+        raise SacdError(f"{refused}: {reason}") from error
+    _require_all(refused, missing, unexpected)
     network.float().eval().requires_grad_(False)
+
+
+def _require_all(refused: str, missing: list[str], unexpected: list[str]) -> None:
+    if missing or unexpected:
+        raise SacdError(
+            f"{refused}: missing {missing[:3]}, unexpected {unexpected[:3]} "
+            f"({len(missing)} and {len(unexpected)} keys in all)."
+        )

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import ADAPTERS
-from sacd.backbones.backbone import Backbone, BackboneConfig, create_network
+from sacd.backbones.backbone import Backbone, create_network
 from sacd.features.whitening import Whitening
 from sacd.prior.autoencoder import create_autoencoder
 from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
 from sacd.prior.prior import Prior, shrinkage
+from stages.make_backbone import backbone_config
 from stages.sections import AdapterSettings, BackboneSettings, Settings
 
 # Stable Diffusion 1 (Rombach et al. 2022), which MiniSD is; its other options are diffusers' own.
@@ -29,14 +30,7 @@ SHRINKAGE = 2.0  # of noise; decides nothing about shapes
 
 def random_backbone(chosen: BackboneSettings) -> Backbone:
     """The backbone of a section of params.yaml."""
-    config = BackboneConfig(
-        chosen.model,
-        chosen.options,
-        chosen.input_size,
-        tuple(chosen.mean),  # type: ignore[arg-type]
-        tuple(chosen.std),  # type: ignore[arg-type]
-        chosen.layer,
-    )
+    config = backbone_config(chosen)
     return Backbone(config, create_network(config))
 
 

@@ -28,7 +28,7 @@ from stages.drawn import write_drawn
 from stages.edits import Edited, Subjects, choose_subjects, edits_of
 from stages.methods import prepare_once
 from stages.observer import Observer, Scores
-from stages.sections import with_samples
+from stages.sections import Settings, with_samples
 from stages.settings import load_settings, pick
 
 EXAMPLES = 3  # images whose pictures are kept
@@ -44,9 +44,30 @@ def main() -> None:
     chosen = pick(settings.edits, edit, "edit")
     observer = Observer(settings, name)
     subjects = choose_subjects(settings, chosen, name, observer.factors)
+    tables, examples = _draw(settings, edit, name, observer, subjects)
+    folder = edit_folder(name, edit)
+    write_drawn(folder, tables, examples)
+    clock.finish(
+        folder / "record.json",
+        {
+            "seed": settings.seed,
+            "edit": chosen.model_dump(),
+            "methods": {method: settings.methods[method].model_dump() for method in chosen.methods},
+        },
+    )
+
+
+def _draw(
+    settings: Settings, edit: str, backbone: str, observer: Observer, subjects: Subjects
+) -> tuple[list[pd.DataFrame], dict[str, list[Tensor]]]:
+    """Rows of scores and example pictures, of every edited feature map and every method."""
+    chosen = settings.edits[edit]
     draws = {
         method: prepare_once(
-            settings, name, with_samples(settings.methods[method], chosen.samples), "draw_edits"
+            settings,
+            backbone,
+            with_samples(settings.methods[method], chosen.samples),
+            "draw_edits",
         )
         for method in chosen.methods
     }
@@ -57,10 +78,10 @@ def main() -> None:
     }
     before: dict[str, Tensor] = {}  # features of the images that each method draws at level 0
     full: dict[str, Tensor] = {}  # and those of a mixture at share 1
-    for edited in edits_of(settings, chosen, name, subjects):
+    for edited in edits_of(settings, chosen, backbone, subjects):
         plausible = observer.plausible(edited)
         for method, draw in draws.items():
-            label = f"{name} {edit} {edited.what} {edited.level:g} {method}"
+            label = f"{backbone} {edit} {edited.what} {edited.level:g} {method}"
             images = draw(subjects.ids, edited.features, label)
             seen, table = observer.look(images, subjects, edited)
             if edited.level == 0:
@@ -73,16 +94,7 @@ def main() -> None:
             table["plausible"] = plausible.repeat_interleave(images.shape[1])
             tables.append(_rows(edited, method, subjects, images.shape[1], table))
             examples.setdefault(method, []).append(evenly_spaced(images[:, 0], EXAMPLES))
-    folder = edit_folder(name, edit)
-    write_drawn(folder, tables, examples)
-    clock.finish(
-        folder / "record.json",
-        {
-            "seed": settings.seed,
-            "edit": chosen.model_dump(),
-            "methods": {method: settings.methods[method].model_dump() for method in draws},
-        },
-    )
+    return tables, examples
 
 
 def _effects(edited: Edited, subjects: Subjects, before: Tensor, seen: Tensor) -> dict[str, Tensor]:

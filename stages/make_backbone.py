@@ -7,10 +7,11 @@ import torch
 
 from sacd.backbones.backbone import (
     FINAL,
+    WEIGHTS,
     Backbone,
     BackboneConfig,
     create_network,
-    load_weights,
+    load_network,
     save_backbone,
 )
 from sacd.backbones.training import Augmentation, train_backbone
@@ -46,11 +47,9 @@ def main() -> None:
     )
 
 
-def obtain_network(
-    chosen: BackboneSettings, seed: int, where: str
-) -> tuple[BackboneConfig, torch.nn.Module, dict[str, object]]:
-    """Import or train the network of a section of params.yaml (`where`); also says how."""
-    config = BackboneConfig(
+def backbone_config(chosen: BackboneSettings) -> BackboneConfig:
+    """The configuration that a section of params.yaml describes."""
+    return BackboneConfig(
         model=chosen.model,
         options=chosen.options,
         input_size=chosen.input_size,
@@ -58,6 +57,13 @@ def obtain_network(
         std=tuple(chosen.std),  # type: ignore[arg-type]
         layer=chosen.layer,
     )
+
+
+def obtain_network(
+    chosen: BackboneSettings, seed: int, where: str
+) -> tuple[BackboneConfig, torch.nn.Module, dict[str, object]]:
+    """Import or train the network of a section of params.yaml (`where`); also says how."""
+    config = backbone_config(chosen)
     if chosen.source != "train":
         return config, *_import(config, chosen.source, where)
     if config.layer != FINAL:
@@ -116,8 +122,7 @@ def _import(
             f"{where}.source: '{source}' does not exist; give 'train', 'timm', a .safetensors file "
             f"or a folder that this rule made."
         )
-    network = create_network(config)
-    load_weights(network, path / "model.safetensors" if path.is_dir() else path)
+    network = load_network(config, path / WEIGHTS if path.is_dir() else path)
     original = read_record(path)["training"] if path.is_dir() else {}
     return network, {"imported": source, **original}
 

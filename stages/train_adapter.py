@@ -6,16 +6,17 @@ import sys
 import torch
 
 from sacd import parallel
-from sacd.adapters.adapter import AdapterConfig
+from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import ADAPTERS
 from sacd.files import write_json
-from sacd.optimization import Recipe
+from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
 from stages.artefacts import PRIOR, UNET_WEIGHTS, adapter_folder, feature_folder, latent_folder
 from stages.common import Clock, content, device, progress, run, work_folder
 from stages.inputs import spread_rows, whitening_of
+from stages.sections import AdapterSettings
 from stages.settings import load_settings, pick
 
 HELD_OUT = 64
@@ -29,15 +30,38 @@ def main() -> None:
     backbone, name = arguments.backbone, arguments.adapter
     clock, settings = Clock(), load_settings()
     chosen = pick(settings.adapters, name, "adapter")
-    recipe = Recipe(**chosen.training.model_dump(), seed=settings.seed)
+    adapter, trained = _train(chosen, backbone, name, settings.seed)
+    if not parallel.first():  # the first process writes what all have trained
+        return
+    folder = adapter_folder(backbone, name)
+    adapter.save(folder)
+    used = uses_condition(trained.history)
+    write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
+    clock.finish(
+        folder / "record.json",
+        {"seed": settings.seed, "adapter": chosen.model_dump()},
+        parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
+        training_seconds=round(trained.seconds, 1),
+    )
+    last = trained.history[-1]
+    verdict = "is used" if used else "IS NOT USED: train longer or look at the features"
+    print(
+        f"adapter {backbone}/{name}: the condition {verdict} (held-out loss: true feature "
+        f"{last['loss_true']:.4f}, shuffled {last['loss_shuffled']:.4f}, "
+        f"null {last['loss_null']:.4f})",
+        file=sys.stderr,
+    )
 
+
+def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tuple[Adapter, Trained]:
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
     held_rows = spread_rows(held_latents, HELD_OUT)
     prior = Prior.from_pretrained(PRIOR).to(device())
-    torch.manual_seed(settings.seed)
-    adapter_of_type = ADAPTERS[chosen.type]
-    adapter = adapter_of_type(
+    torch.manual_seed(seed)
+    adapter = ADAPTERS[
+        chosen.type
+    ](
         AdapterConfig(
             type=chosen.type,
             conditioning=chosen.conditioning,
@@ -59,13 +83,13 @@ def main() -> None:
             lambda rows: features.read("features", rows),
         ),
         (held_latents.read("latents", held_rows), held_features.read("features", held_rows)),
-        recipe,
+        Recipe(**chosen.training.model_dump(), seed=seed),
         chosen.drop,
         work_folder(
             "train_adapter",
             backbone,
             name,
-            settings.seed,
+            seed,
             chosen.model_dump(),
             content(features.folder / INDEX),
             content(latents.folder / INDEX),
@@ -74,26 +98,7 @@ def main() -> None:
         device(),
         progress(f"adapter {backbone} {name}"),
     )
-    if not parallel.first():  # the first process writes what all have trained
-        return
-    folder = adapter_folder(backbone, name)
-    adapter.save(folder)
-    used = uses_condition(trained.history)
-    write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
-    clock.finish(
-        folder / "record.json",
-        {"seed": settings.seed, "adapter": chosen.model_dump()},
-        parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
-        training_seconds=round(trained.seconds, 1),
-    )
-    last = trained.history[-1]
-    verdict = "is used" if used else "IS NOT USED: train longer or look at the features"
-    print(
-        f"adapter {backbone}/{name}: the condition {verdict} (held-out loss: true feature "
-        f"{last['loss_true']:.4f}, shuffled {last['loss_shuffled']:.4f}, "
-        f"null {last['loss_null']:.4f})",
-        file=sys.stderr,
-    )
+    return adapter, trained
 
 
 def _open(backbone: str, split: str) -> tuple[Shards, Shards]:

@@ -158,12 +158,21 @@ def count_images(settings: Settings) -> dict[str, int]:
 
 def plan(settings: Settings, costs: Costs) -> list[Row]:
     """A row for each rule whose work grows with images, steps or samples, as data flow."""
-    compare, counts = settings.compare, count_images(settings)
+    counts = count_images(settings)
+    return [
+        *_models_and_caches(settings, costs, counts),
+        _adapters(settings, costs),
+        *_samples(settings, costs, counts),
+    ]
+
+
+def _models_and_caches(settings: Settings, costs: Costs, counts: dict[str, int]) -> list[Row]:
+    networks = len(settings.compare.networks)
     images, tested = sum(counts.values()), counts["test"]
     pixels = 3 * settings.images.size**2
-    rows = [
+    return [
         Row("prepare_images", 1, bytes=images * pixels),
-        Row("make_backbone", len(compare.networks), bytes=costs.network_weights * HALF),
+        Row("make_backbone", networks, bytes=costs.network_weights * HALF),
         Row("make_autoencoder", 1, bytes=costs.vae_weights * HALF),
         Row("make_prior", 1, bytes=(costs.unet_weights + costs.vae_weights) * HALF),
         Row(
@@ -172,24 +181,33 @@ def plan(settings: Settings, costs: Costs) -> list[Row]:
             images * costs.latent_numbers * HALF + tested * pixels,
         ),
         Row(
-            "cache_features", len(compare.networks),
+            "cache_features", networks,
             {"network": images * sum(costs.networks.values())},
             images * sum(costs.feature_numbers.values()) * HALF,
         ),
     ]  # fmt: skip
+
+
+def _adapters(settings: Settings, costs: Costs) -> Row:
+    compare = settings.compare
     trained = [(b, a) for b in compare.backbones for a in compare.adapters]
     recipes = {name: settings.adapters[name].training for name in compare.adapters}
-    rows.append(
-        Row(
-            "train_adapter", len(trained),
-            {"training": sum(
+    return Row(
+        "train_adapter",
+        len(trained),
+        {
+            "training": sum(
                 recipes[key[1]].steps * recipes[key[1]].batch * costs.train_steps[key]
                 for key in trained
-            )},
-            sum(costs.adapter_weights[key] for key in trained) * HALF,
-            sum(costs.adapter_weights[key] for key in trained) * CHECKPOINTED,
-        )
-    )  # fmt: skip
+            )
+        },
+        sum(costs.adapter_weights[key] for key in trained) * HALF,
+        sum(costs.adapter_weights[key] for key in trained) * CHECKPOINTED,
+    )
+
+
+def _samples(settings: Settings, costs: Costs, counts: dict[str, int]) -> list[Row]:
+    compare, tested = settings.compare, counts["test"]
     drawn, scored, swept = (dict[str, float]() for _ in range(3))
     samples = 0
     for backbone in compare.backbones:
@@ -207,11 +225,11 @@ def plan(settings: Settings, costs: Costs) -> list[Row]:
                 add(swept, _draw(method, backbone, costs, counts), sweep.images)
                 add(swept, {"network": seen * getattr(method, "samples", 1)}, sweep.images)
     cells = len(compare.backbones) * len(compare.methods)
-    rows.append(Row("draw_samples", cells, drawn, samples * pixels))
-    rows.append(Row("score_samples", cells, scored))
-    if compare.sweeps:
-        rows.append(Row("sweep_method", len(compare.sweeps), swept))
-    return rows
+    rows = [
+        Row("draw_samples", cells, drawn, samples * 3 * settings.images.size**2),
+        Row("score_samples", cells, scored),
+    ]
+    return [*rows, Row("sweep_method", len(compare.sweeps), swept)] if compare.sweeps else rows
 
 
 def _draw(

@@ -13,7 +13,7 @@ from sacd.backbones.backbone import (
     Backbone,
     BackboneConfig,
     create_network,
-    load_weights,
+    load_network,
     save_backbone,
     to_nchw,
 )
@@ -238,13 +238,13 @@ class TestWeights:
 
     def test_a_missing_file(self, tmp_path: Path):
         with pytest.raises(SacdError, match=r"absent\.safetensors: no such weights file"):
-            load_weights(create_network(config_of("resnet18")), tmp_path / "absent.safetensors")
+            load_network(config_of("resnet18"), tmp_path / "absent.safetensors")
 
     def test_a_file_that_is_no_weights_file(self, tmp_path: Path):
         path = tmp_path / "broken.safetensors"
         path.write_bytes(b"PK\x03\x04 not at all")
         with pytest.raises(SacdError, match=r"broken\.safetensors: not a readable safetensors"):
-            load_weights(create_network(config_of("resnet18")), path)
+            load_network(config_of("resnet18"), path)
 
     def test_missing_and_unexpected_keys_are_counted_and_named(self, tmp_path: Path):
         network = create_network(config_of("resnet18"))
@@ -253,16 +253,16 @@ class TestWeights:
         save_file(weights, tmp_path / "other.safetensors")
         with pytest.raises(
             SacdError,
-            match=r"other\.safetensors: does not fit the model: missing \['conv1\.weight'\], "
-            r"unexpected \['module\.extra'\] \(1 and 1 keys",
+            match=r"other\.safetensors: not the weights of timm's resnet18 with options .*: "
+            r"missing \['conv1\.weight'\], unexpected \['module\.extra'\] \(1 and 1 keys",
         ):
-            load_weights(network, tmp_path / "other.safetensors")
+            load_network(config_of("resnet18"), tmp_path / "other.safetensors")
 
     def test_weights_of_another_shape_are_named(self, tmp_path: Path):
         other = create_network(config_of("resnet18", classes=5)).state_dict()
         save_file({k: v.contiguous() for k, v in other.items()}, tmp_path / "five.safetensors")
-        with pytest.raises(SacdError, match=r"(?s)five\.safetensors: does not fit .*fc\.weight"):
-            load_weights(create_network(config_of("resnet18")), tmp_path / "five.safetensors")
+        with pytest.raises(SacdError, match=r"five\.safetensors: not the weights of .*fc\.weight"):
+            load_network(config_of("resnet18"), tmp_path / "five.safetensors")
 
     def test_half_precision_files_load_into_single_precision_networks(self, tmp_path: Path):
         network = create_network(config_of("resnet18"))
@@ -271,9 +271,9 @@ class TestWeights:
             for name, value in network.state_dict().items()
         }
         save_file(halved, tmp_path / "half.safetensors")
-        load_weights(network, tmp_path / "half.safetensors")
-        assert network.conv1.weight.dtype == torch.float32
-        assert torch.equal(network.conv1.weight, halved["conv1.weight"].float())
+        loaded = load_network(config_of("resnet18"), tmp_path / "half.safetensors")
+        assert loaded.conv1.weight.dtype == torch.float32
+        assert torch.equal(loaded.conv1.weight, halved["conv1.weight"].float())
 
 
 def colour_problem() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Checkout, one_message
+from conftest import Checkout, normal, one_message
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -26,10 +26,6 @@ from sacd.concepts.effects import Manifold, landed, leaked
 from sacd.concepts.labels import kinds_of, pooled
 from sacd.concepts.patches import best_patches
 from sacd.errors import SacdError
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def mixtures(parts: Tensor, count: int = 600) -> Tensor:

@@ -1,7 +1,6 @@
-"""Edits of features through the pipeline, and with the command `sacd`."""
+"""Edits of features: their regions, what tells of them, and the rules that draw them."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +9,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import Checkout, one_message
+from conftest import Checkout, normal, one_message
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sacd.backbones.backbone import Backbone, save_backbone
+from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
-from sacd.concepts.edits import steer, transplant
+from sacd.concepts.edits import transplant
 from sacd.concepts.readout import Readout, fit_factor, pool_parts
 from sacd.concepts.regions import active_region, centre, object_region, right_half
 from sacd.errors import SacdError
@@ -27,23 +26,6 @@ from stages.edits import labelled
 from stages.evaluation import read_parts
 from stages.inputs import spread_rows
 from stages.settings import load_settings
-
-# What a command that draws is told besides.
-QUICK = ("--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2")
-
-
-def composed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
-    """The words of what `sacd compose` prints, in the current folder, line by line."""
-    from stages.cli import main
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["sacd", "compose", *arguments, "--out", "out.png", *QUICK])
-        main()
-    return [line.split() for line in capsys.readouterr().out.splitlines()]
-
-
-def normal(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 class TestRegions:
@@ -247,181 +229,3 @@ class TestRules:
         done = mine.stage("draw_edits", "--backbone", "tiny_a", "--edit", "fills", check=False)
         message = one_message(done.returncode, done.stdout)
         assert message.startswith("unknown concept 'fill_stripe'. Did you mean 'fill_stripes'?")
-
-
-class TestCommands:
-    @pytest.fixture
-    def experiment(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
-    ) -> Path:  # fmt: skip
-        """Models, concepts and pictures; the current folder."""
-        prior, backbone = tiny_prior(), tiny_backbone()
-        prior.save(tmp_path / "models/prior")
-        save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
-        tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
-        found = Directions.measured(["red", "stripes"], normal(2, 12), normal(50, 12, seed=1))
-        (tmp_path / "concepts/tiny/mine").mkdir(parents=True)
-        found.save(tmp_path / "concepts/tiny/mine/directions.safetensors")
-        for name, sigma in (("a", 80), ("b", 30)):
-            Image.effect_noise((40, 40), sigma).save(tmp_path / f"{name}.png")
-        mask = Image.new("L", (32, 32))
-        mask.paste(255, (0, 0, 16, 32))
-        mask.save(tmp_path / "mask.png")
-        monkeypatch.chdir(tmp_path)
-        return tmp_path
-
-    @pytest.fixture
-    def call(self, experiment: Path, call_stage: Callable) -> Callable[..., tuple[int, str]]:
-        def call(command: str, *arguments: str) -> tuple[int, str]:
-            rest = [] if command == "learn" else [*QUICK, "--out", "out.png"]
-            return call_stage("cli", command, *arguments, *rest)
-
-        return call
-
-    def test_steering_writes_a_strip_and_says_what_landed(self, call: Callable, capsys):
-        from stages.steer import SteerRequest, steer_image
-
-        status, stderr = call("steer", "a.png", "--concept", "stripes", "--strengths", "-2", "3")
-        assert status == 0, stderr
-        with Image.open("out.png") as picture:
-            assert np.asarray(picture.convert("L")).std() > 10
-        adapter, out = Path("adapters/tiny/spatial"), Path("again.png")
-        steer_image(
-            SteerRequest(
-                Path("a.png"), adapter, 2, out, 0, 2, None, "stripes", None, [-2.0, 3.0], "image",
-                None,
-            )
-        )  # fmt: skip
-        lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == ["strength", "landed", "across", "outside"]
-        assert [float(line.split()[0]) for line in lines[1:3]] == [-2, 3]
-        assert out.read_bytes() == Path("out.png").read_bytes()
-
-    def test_steering_is_that_of_the_library(self, call: Callable, capsys):
-        from sacd.concepts.effects import landed
-        from sacd.sampling.inverter import Inverter
-        from stages.one_image import square
-        from stages.steer import SteerRequest, steer_image
-
-        adapter = Path("adapters/tiny/spatial")
-        steer_image(
-            SteerRequest(
-                Path("a.png"), adapter, 2, Path("out.png"), 0, 2, 1.0, "red", None, [4.0], "image",
-                None,
-            )
-        )  # fmt: skip
-        shown = float(capsys.readouterr().out.splitlines()[1].split()[1])
-        inverter = Inverter.from_pretrained(adapter)
-        image = square(Path("a.png"), Path("a.png").read_bytes(), 32)[None]
-        maps = inverter.features(image)
-        found = Directions.load(Path("concepts/tiny/mine/directions.safetensors"))
-        moved = steer(maps, found.vectors[0], 4.0 * float(found.scales[0]))
-        keys = [("a.png", 0), ("a.png", 1)]
-        before, after = (
-            inverter.features(inverter.sample(m.expand(2, -1, -1, -1), keys, 0, 2, 1.0))
-            for m in (maps, moved)
-        )
-        region = torch.ones(2, *maps.shape[-2:], dtype=torch.bool)
-        expected = float(landed(before, after, (moved - maps).expand_as(after), region).mean())
-        assert shown == pytest.approx(expected, abs=1e-3)
-
-    def test_a_concept_that_there_is_not(self, call: Callable):
-        message = one_message(*call("steer", "a.png", "--concept", "stripe"))
-        assert message == (
-            "unknown concept 'stripe'. Did you mean 'stripes'? Known: red, stripes.\n"
-        )
-
-    def test_an_experiment_without_concepts(self, call: Callable, experiment: Path):
-        (experiment / "concepts/tiny/mine/directions.safetensors").unlink()
-        message = one_message(*call("steer", "a.png", "--concept", "red"))
-        assert "no concepts here" in message
-        assert "sacd learn" in message
-
-    def test_a_concept_of_another_backbone(self, call: Callable, experiment: Path):
-        other = Directions.measured(["red"], normal(1, 5), normal(50, 5))
-        other.save(experiment / "other.safetensors")
-        message = one_message(
-            *call("steer", "a.png", "--concept", "red", "--concepts", "other.safetensors")
-        )
-        assert "is of 5 channels, but features of 'tiny' have 12" in message
-
-    def test_a_mask_of_another_size(self, call: Callable, experiment: Path):
-        Image.new("L", (64, 32), 255).save(experiment / "wide.png")
-        message = one_message(*call("steer", "a.png", "--concept", "red", "--mask", "wide.png"))
-        assert message == "--mask wide.png: is 64x32 px, but images here are 32x32.\n"
-
-    def test_a_black_mask(self, call: Callable, experiment: Path):
-        Image.new("L", (32, 32)).save(experiment / "black.png")
-        message = one_message(*call("compose", "a.png", "b.png", "--mask", "black.png"))
-        assert message == "--mask black.png: nothing in it is white.\n"
-
-    @pytest.mark.parametrize(
-        ("options", "titles"),
-        [(["--shares", "0.5", "0"], ["0", "0.5"]), (["--mask", "mask.png"], ["as", "transplant"])],
-    )
-    def test_composing(self, experiment: Path, capsys, options: list[str], titles: list[str]):
-        header, *rows = composed(capsys, "a.png", "b.png", *options)
-        assert header == [
-            "composed", "cos_asked", "cos_first", "cos_second", "p_first", "p_second",
-        ]  # fmt: skip
-        assert [row[0] for row in rows[:2]] == titles
-        with Image.open("out.png") as picture:
-            assert np.asarray(picture.convert("L")).std() > 10
-
-    def test_an_image_composed_with_itself_stays_itself(self, experiment: Path, capsys):
-        _, none, half, full = composed(capsys, "a.png", "a.png", "--shares", "0", "0.5", "1")[:4]
-        assert none[1:] == half[1:] == full[1:]
-        _, _, cos_first, cos_second, p_first, p_second = none
-        assert (cos_first, p_first) == (cos_second, p_second)
-
-    def test_a_share_beyond_one(self, call: Callable):
-        message = one_message(*call("compose", "a.png", "b.png", "--shares", "1.5"))
-        assert message == "--shares must be from 0 to 1.\n"
-
-    def test_a_file_type_that_is_not_written(self, experiment: Path, call_stage: Callable):
-        message = one_message(
-            *call_stage(
-                "cli", "compose", "a.png", "b.png", "--adapter", "nowhere", "--out", "x.txt"
-            )
-        )
-        assert message == "--out x.txt: must end in .png, .pdf.\n"
-
-    def test_a_concept_of_ones_own(self, experiment: Path, call: Callable):
-        for kind, sigma in (("loud", 120), ("quiet", 5)):
-            (experiment / kind).mkdir()
-            for number in range(6):
-                Image.effect_noise((40, 40), sigma).save(experiment / f"{kind}/{number}.png")
-        (experiment / "loud/notes.txt").write_text("no image")
-        status, stderr = call(
-            "learn", "loud", "--positive", "loud", "--negative", "quiet",
-            "--adapter", "adapters/tiny/spatial", "--out", "loud.safetensors",
-        )  # fmt: skip
-        assert status == 0, stderr
-        found = Directions.load(experiment / "loud.safetensors")
-        assert found.names == ("loud",)
-        backbone = Backbone.from_pretrained(experiment / "models/backbones/tiny")
-
-        def along(kind: str) -> float:
-            pixels = [np.asarray(Image.open(f"{kind}/{n}.png").resize((32, 32))) for n in range(6)]
-            images = torch.tensor(np.stack(pixels))[:, None].expand(-1, 3, -1, -1).float() / 255
-            with torch.no_grad():
-                return float((backbone(images)[0].mean((2, 3)) @ found.vectors[0]).mean())
-
-        assert along("loud") > along("quiet")
-        status, stderr = call(
-            "steer", "a.png", "--concept", "loud", "--concepts", "loud.safetensors"
-        )
-        assert status == 0, stderr
-
-    @pytest.mark.parametrize("folder", ["absent", "empty"])
-    def test_a_folder_without_images(self, experiment: Path, call: Callable, folder: str):
-        (experiment / "empty").mkdir()
-        message = one_message(
-            *call(
-                "learn", "loud", "--positive", folder, "--negative", ".",
-                "--adapter", "adapters/tiny/spatial", "--out", "loud.safetensors",
-            )
-        )  # fmt: skip
-        assert message.startswith(f"{folder}: ")
-        assert not (experiment / "loud.safetensors").exists()

@@ -7,15 +7,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sacd.errors import SacdError, unknown_name
-from sacd.files import atomic, read_json, write_json
+from sacd.files import atomic, write_json
+from sacd.networks import CONFIG, load_weights, read_config
 from sacd.tensors import halved
 
 FINAL = "forward_features"
+WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,13 @@ def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Modul
         ) from error
 
 
+def load_network(config: BackboneConfig, path: Path) -> nn.Module:
+    """The timm model of a configuration with the weights of a safetensors file, frozen, in fp32."""
+    network = create_network(config)
+    load_weights(network, path, f"timm's {config.model} with options {config.options}")
+    return network
+
+
 class Backbone(nn.Module):
     """A frozen backbone: uint8-range images in, feature map (and logits) out.
 
@@ -80,11 +88,8 @@ class Backbone(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Backbone":
         """Load a folder made by `save_backbone`."""
-        raw = read_json(folder / "config.json")
-        config = BackboneConfig(**{**raw, "mean": tuple(raw["mean"]), "std": tuple(raw["std"])})
-        network = create_network(config)
-        load_weights(network, folder / "model.safetensors")
-        return cls(config, network)
+        config = read_config(BackboneConfig, folder)
+        return cls(config, load_network(config, folder / WEIGHTS))
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] -> the network's normalised input."""
@@ -148,29 +153,10 @@ def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
     return features.permute(0, 3, 1, 2) if channels_last else features
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
-    """Load safetensors weights (any float type) strictly; errors name the file and the keys."""
-    try:
-        weights = load_file(path)
-    except FileNotFoundError as error:
-        raise SacdError(f"{path}: no such weights file.") from error
-    except SafetensorError as error:
-        raise SacdError(f"{path}: not a readable safetensors file ({error}).") from error
-    try:
-        missing, unexpected = network.load_state_dict(weights, strict=False)
-    except RuntimeError as error:
-        raise SacdError(f"{path}: does not fit the model: {error}") from error
-    if missing or unexpected:
-        raise SacdError(
-            f"{path}: does not fit the model: missing {missing[:3]}, unexpected {unexpected[:3]} "
-            f"({len(missing)} and {len(unexpected)} keys in all)."
-        )
-
-
 def save_backbone(folder: Path, config: BackboneConfig, network: nn.Module) -> None:
     """Write weights (fp16) and configuration; `Backbone.from_pretrained` reads them."""
     weights = halved(network.state_dict(), folder)
     with atomic(folder) as temporary:
         temporary.mkdir()
-        save_file(weights, temporary / "model.safetensors")
-        write_json(temporary / "config.json", vars(config))
+        save_file(weights, temporary / WEIGHTS)
+        write_json(temporary / CONFIG, vars(config))
