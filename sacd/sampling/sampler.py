@@ -51,18 +51,14 @@ def sample_latents(
 
 
 @torch.no_grad()
-def sample_prior(prior: Prior, noise: Tensor, steps: int, generator: torch.Generator) -> Tensor:
-    """Draw latents (N, c, H, W) from the prior alone, without an adapter.
-
-    By the solver's stochastic form: the noise that it adds on its way, drawn from `generator`,
-    takes back errors of earlier steps (Karras et al. 2022, section 4). It wants many steps.
-    """
+def sample_prior(prior: Prior, noise: Tensor, steps: int) -> Tensor:
+    """Draw latents (N, c, H, W) from the prior alone, without an adapter."""
     prompts = prior.prompts(len(noise))
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
 
-    return integrate(prior, predict, noise, steps, generator)
+    return integrate(prior, predict, noise, steps)
 
 
 def integrate(
@@ -70,25 +66,23 @@ def integrate(
     predict: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
     steps: int,
-    generator: torch.Generator | None = None,
 ) -> Tensor:
     """Follow `predict(latents, timestep)` from noise to latents by DPM-Solver++ 2M.
 
-    The solver (Lu et al. 2022) adds no noise on its way, so that the noise at the start decides
-    all, unless a `generator` for it is given.
+    The solver (Lu et al. 2022) adds no noise on its way: the noise at the start decides all.
     """
-    scheduler = solver(prior, stochastic=generator is not None)
+    scheduler = solver(prior)
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
     for time in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, time)
         predicted = predict(scaled, time)
-        latents = scheduler.step(predicted, time, latents, generator=generator).prev_sample
+        latents = scheduler.step(predicted, time, latents).prev_sample
     return latents
 
 
-def solver(prior: Prior, stochastic: bool = False) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M, or its stochastic form, on the prior's own noise schedule.
+def solver(prior: Prior) -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ 2M on the prior's own noise schedule.
 
     It steps down from the last timestep.
 
@@ -97,7 +91,7 @@ def solver(prior: Prior, stochastic: bool = False) -> DPMSolverMultistepSchedule
     """
     return DPMSolverMultistepScheduler.from_config(
         prior.scheduler.config,
-        algorithm_type="sde-dpmsolver++" if stochastic else "dpmsolver++",
+        algorithm_type="dpmsolver++",
         solver_order=2,
         timestep_spacing="trailing",
         lambda_min_clipped=-5.1,
