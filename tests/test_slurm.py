@@ -156,7 +156,7 @@ def a_driver_that_was_interrupted(campaign: Campaign) -> None:
     """It takes its jobs with it, leaves no lock, and goes on when it is started again."""
     campaign.wait_for_training()
     campaign.driver.send_signal(signal.SIGINT)
-    assert campaign.driver.wait(timeout=60) != 0
+    assert campaign.driver.wait(timeout=240) != 0
     campaign.wait(lambda: state(campaign.jobs[0]) in ("CANCELLED", ""))
     campaign.wait(lambda: not campaign.processes)
     campaign.start()
@@ -266,7 +266,7 @@ def test_on_two_nodes_it_takes_the_same_steps(
     assert read_json(ours / "record.json")["processes"] == 4
     histories = [read_json(folder / "training.json")["history"] for folder in (ours, theirs)]
     for entry, twin in zip(*histories, strict=True):
-        assert entry == pytest.approx(twin, abs=1e-3)
+        assert entry == pytest.approx(twin, abs=1e-4)
     assert campaign.trained.count(f" 0/{STEPS} ") == 1  # one of the processes tells how far it is
 
 
