@@ -409,3 +409,19 @@ def tiny_adapter() -> Callable[..., Any]:
         return adapter
 
     return make
+
+
+@pytest.fixture
+def tiny_experiment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
+) -> Path:  # fmt: skip
+    """A folder with a prior, a backbone and an adapter for them; the current folder."""
+    from sacd.backbones.backbone import save_backbone
+
+    prior, backbone = tiny_prior(), tiny_backbone()
+    prior.save(tmp_path / "models/prior")
+    save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
+    tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path

@@ -11,22 +11,12 @@ import yaml
 from conftest import one_message
 from PIL import Image
 
-from sacd.backbones.backbone import save_backbone
-
 
 @pytest.fixture
-def experiment(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
-) -> Path:  # fmt: skip
+def experiment(tiny_experiment: Path) -> Path:
     """An experiment's models and one picture; the current folder."""
-    prior, backbone = tiny_prior(), tiny_backbone()
-    prior.save(tmp_path / "models/prior")
-    save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
-    tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
-    Image.effect_noise((50, 40), 80).save(tmp_path / "picture.png")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+    Image.effect_noise((50, 40), 80).save(tiny_experiment / "picture.png")
+    return tiny_experiment
 
 
 class TestInvert:

@@ -9,7 +9,7 @@ import torch
 from conftest import normal, one_message
 from PIL import Image
 
-from sacd.backbones.backbone import Backbone, save_backbone
+from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import steer
 
@@ -29,25 +29,17 @@ def composed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[s
 
 class TestCommands:
     @pytest.fixture
-    def experiment(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-        tiny_prior: Callable, tiny_adapter: Callable, tiny_backbone: Callable,
-    ) -> Path:  # fmt: skip
+    def experiment(self, tiny_experiment: Path) -> Path:
         """Models, concepts and pictures; the current folder."""
-        prior, backbone = tiny_prior(), tiny_backbone()
-        prior.save(tmp_path / "models/prior")
-        save_backbone(tmp_path / "models/backbones/tiny", backbone.config, backbone.network)
-        tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
         found = Directions.measured(["red", "stripes"], normal(2, 12), normal(50, 12, seed=1))
-        (tmp_path / "concepts/tiny/mine").mkdir(parents=True)
-        found.save(tmp_path / "concepts/tiny/mine/directions.safetensors")
+        (tiny_experiment / "concepts/tiny/mine").mkdir(parents=True)
+        found.save(tiny_experiment / "concepts/tiny/mine/directions.safetensors")
         for name, sigma in (("a", 80), ("b", 30)):
-            Image.effect_noise((40, 40), sigma).save(tmp_path / f"{name}.png")
+            Image.effect_noise((40, 40), sigma).save(tiny_experiment / f"{name}.png")
         mask = Image.new("L", (32, 32))
         mask.paste(255, (0, 0, 16, 32))
-        mask.save(tmp_path / "mask.png")
-        monkeypatch.chdir(tmp_path)
-        return tmp_path
+        mask.save(tiny_experiment / "mask.png")
+        return tiny_experiment
 
     @pytest.fixture
     def call(self, experiment: Path, call_stage: Callable) -> Callable[..., tuple[int, str]]:

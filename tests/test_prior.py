@@ -308,6 +308,7 @@ class TestTraining:
     ):
         prior = tiny_prior()
         latents = torch.randn(16, 4, 8, 8, generator=generator(0)).half()
+        assert prior.null_prompt.shape == (1, 1, 32)
         before = prior.unet.conv_in.weight.clone()
         trained = train_unet(
             prior.unet, prior.scheduler, prior.null_prompt, latents, RECIPE,
