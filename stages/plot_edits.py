@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sacd.figures.edits import plot_edit_examples, plot_edits
+from sacd.figures.edits import PANELS, plot_edit_examples, plot_edits
 from sacd.figures.style import rgb, save_figure
 from sacd.files import write_text
 from sacd.metrics.bootstrap import summarise
@@ -30,6 +30,7 @@ METRICS = (
 )  # fmt: skip
 READ = ("cos_of_asked", "landed", "outside", "response", "judge_p_own", "judge_p_wanted")
 LANDS, PLAUSIBLE = 0.5, 95.0
+FROM_ANOTHER = ("mixture", "transplant", "union")  # edits that bring in another image's features
 
 
 def main() -> None:
@@ -47,7 +48,7 @@ def main() -> None:
     write_csv(path, table)
     write_text(path.with_suffix(".md"), _limits(table) if steering else _outcomes(table))
     save_figure(plot_edits(table, chosen.type), path.with_suffix(""))
-    pictures = {b: _examples(read_examples(folders[b]), scores[b], steering) for b in backbones}
+    pictures = {b: _examples(read_examples(folders[b]), scores[b], chosen.type) for b in backbones}
     save_figure(plot_edit_examples(pictures), path.with_name(f"{name}_examples"))
     clock.finish(
         path.with_suffix(".record.json"),
@@ -136,23 +137,28 @@ def _outcomes(table: pd.DataFrame) -> str:
 
 
 def _examples(
-    stored: dict[str, Tensor], scores: pd.DataFrame, steering: bool
+    stored: dict[str, Tensor], scores: pd.DataFrame, kind: str
 ) -> list[tuple[str, list[tuple[str, np.ndarray]]]]:
     """Labelled strips: for steering one image by direction, else several; for each method.
 
     The pictures of a method are in the order in which its scores were written.
     """
     strips = []
+    steering = kind == "steering"
+    names = {} if kind in PANELS else {0.0: "before", 1.0: "after"}
     extents = list(dict.fromkeys(zip(scores.what, scores.level, strict=True)))
     shown = range(1) if steering else range(stored["original"].shape[1])
     for number in shown:
         ends = [("original", rgb(stored["original"][0, number]))]
-        if not steering:
+        if kind in FROM_ANOTHER:
             ends.append(("other", rgb(stored["other"][0, number])))
         for what in dict.fromkeys(scores.what):
             for method in dict.fromkeys(scores.method):
                 levels = sorted((level, n) for n, (w, level) in enumerate(extents) if w == what)
-                drawn = [(f"{level:g}", rgb(stored[method][n, number])) for level, n in levels]
+                drawn = [
+                    (names.get(level, f"{level:g}"), rgb(stored[method][n, number]))
+                    for level, n in levels
+                ]
                 strips.append((f"{what}\n{method}" if steering else method, ends + drawn))
     return strips
 

@@ -23,13 +23,14 @@ PANELS = {
     "mixture": ("cos_of_asked", "response", "plausible", "judge_p_own", "judge_p_wanted"),
 }
 COMPOSED = ("cos_of_asked", "landed", "outside", "judge_p_own", "judge_p_wanted")
-STYLES = ("o-", "s--", "^:", "D-.")  # of methods
+STYLES = ("o-", "s--", "^:", "D-.")
 
 
 def plot_edits(table: pd.DataFrame, kind: str) -> Figure:
     """A row of panels a backbone: scores against the level, or before and after without levels.
 
-    Colours are what was edited, line styles methods; bands, of the first method, 95 % intervals.
+    Lines are what was edited, as the first method draws it, or the methods where that is one thing;
+    bands are 95 % intervals.
     """
     if kind not in PANELS:
         shown = [metric for metric in COMPOSED if table[metric].notna().any()]
@@ -38,26 +39,26 @@ def plot_edits(table: pd.DataFrame, kind: str) -> Figure:
         return plot_intervals(rows, shown, LABELS | EDIT_LABELS)
     panels = [metric for metric in PANELS[kind] if table[metric].notna().any()]
     backbones = list(dict.fromkeys(table.backbone))
-    methods = list(dict.fromkeys(table.method))
-    subjects = list(dict.fromkeys(table.what))
+    by = "what" if table.what.nunique() > 1 else "method"
+    if by == "what":
+        table = table[table.method == table.method.iloc[0]]
     figure, axes = plt.subplots(
         len(backbones), len(panels), figsize=(2.5 * len(panels) + 1, 1.9 * len(backbones) + 1.1),
         sharex=True, sharey="col", squeeze=False,
     )  # fmt: skip
     for backbone, row_axes in zip(backbones, axes, strict=True):
         for metric, axis in zip(panels, row_axes, strict=True):
-            for number, what in enumerate(subjects):
-                for method, style in zip(methods, STYLES, strict=False):
-                    chosen = (table.backbone == backbone) & (table.what == what)
-                    rows = table[chosen & (table.method == method) & table[metric].notna()]
-                    color = COLORS[number % len(COLORS)]
-                    axis.plot(
-                        rows.level, rows[metric], style, color=color, markersize=3, linewidth=1,
-                        label=f"{what}, {method}",
-                    )  # fmt: skip
-                    if method == methods[0]:
-                        low, high = rows[f"{metric}_low"], rows[f"{metric}_high"]
-                        axis.fill_between(rows.level, low, high, color=color, alpha=0.15, lw=0)
+            for number, name in enumerate(dict.fromkeys(table[by])):
+                chosen = (table.backbone == backbone) & (table[by] == name)
+                rows = table[chosen & table[metric].notna()]
+                color = COLORS[number % len(COLORS)]
+                style = STYLES[number % len(STYLES)]
+                axis.plot(
+                    rows.level, rows[metric], style, color=color, markersize=3, linewidth=1,
+                    label=name,
+                )  # fmt: skip
+                low, high = rows[f"{metric}_low"], rows[f"{metric}_high"]
+                axis.fill_between(rows.level, low, high, color=color, alpha=0.15, lw=0)
             if metric == "response":
                 axis.axline((0, 0), (1, 1), color="0.7", linewidth=1)
             if metric == "landed":

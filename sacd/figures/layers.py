@@ -17,9 +17,9 @@ def plot_layers(
 ) -> Figure:
     """Curves over `backbones` (one network's layers, shallow to deep), above strips of images.
 
-    table: the main table. A curve each for the method and for what it stands between: `shuffled`
-    and `autoencoder`; bands are 95 % intervals. strips: for a few originals, an image (S, S, 3) by
-    column: `original`, then each of `backbones`.
+    table: the main table. A curve each for the method and for what it stands between: `autoencoder`
+    and, but for the spread, which is the samples' own, `shuffled`; bands are 95 % intervals.
+    strips: for a few originals, an image (S, S, 3) by column: `original`, then each of `backbones`.
     """
     metrics = [metric for metric in METRICS if table[metric].notna().any()]
     figure = plt.figure(figsize=(2.5 * len(metrics) + 0.6, 2.7 + 1.25 * len(strips)))
@@ -49,7 +49,8 @@ def _draw_curves(
     for metric, axis in zip(metrics, axes, strict=True):
         for name, color, style in lines:
             rows = table[table.method == name].set_index("backbone").loc[backbones]
-            if rows[metric].notna().all():
+            of_itself = name == "shuffled" and metric == "spread_image"
+            if rows[metric].notna().all() and not of_itself:
                 axis.plot(backbones, rows[metric], style, color=color, marker=".", label=name)
                 axis.fill_between(
                     backbones, rows[f"{metric}_low"], rows[f"{metric}_high"], color=color, alpha=0.2

@@ -6,11 +6,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 GAP = 2  # white pixels between pictures
+PICTURE, TITLE = 0.72, 0.35  # inches
 
 
 def plot_mosaics(groups: dict[str, Tensor], columns: int) -> Figure:
     """One mosaic for each titled group of uint8 images (N, 3, S, S), `columns` wide."""
-    figure, axes = plt.subplots(1, len(groups), figsize=(0.72 * columns * len(groups), 3.4))
+    rows = max(-(-len(images) // columns) for images in groups.values())
+    size = (PICTURE * columns * len(groups), PICTURE * rows + TITLE)
+    figure, axes = plt.subplots(1, len(groups), figsize=size)
     for axis, (title, images) in zip(np.atleast_1d(axes), groups.items(), strict=True):
         axis.imshow(mosaic(images, columns))
         axis.set_title(title)

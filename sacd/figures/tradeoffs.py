@@ -10,15 +10,15 @@ from sacd.figures.style import COLORS, error_bars
 
 MARKERS = "osD^vP*X<>hd"
 AGAINST = {
-    "seconds_per_sample": "seconds a sample",
-    "judge_frechet": "Fréchet distance to real images, for the judge",
+    "seconds_per_sample": "seconds a sample (less is better)",
+    "judge_frechet": "Fréchet distance, for the judge (less is better)",
 }
 
 
 def plot_tradeoffs(table: pd.DataFrame, metric: str = "cos_median") -> Figure:
     """A row of panels a backbone: `metric` of each method against its cost and its realism.
 
-    The dashed line is the ceiling, the autoencoder's round trip.
+    Markers are open where the colours begin anew.
     """
     backbones = list(dict.fromkeys(table.backbone))
     methods = list(dict.fromkeys(table.method[table.kind == "method"]))
@@ -29,12 +29,14 @@ def plot_tradeoffs(table: pd.DataFrame, metric: str = "cos_median") -> Figure:
     for backbone, row_axes in zip(backbones, axes, strict=True):
         rows = table[table.backbone == backbone].set_index("method")
         for key, axis in zip(AGAINST, row_axes, strict=True):
-            axis.axhline(rows.loc["autoencoder", metric], color="0.6", linewidth=1, linestyle="--")
+            ceiling = rows.loc["autoencoder", metric]
+            axis.axhline(ceiling, color="0.6", linewidth=1, linestyle="--", label="autoencoder")
             for number, name in enumerate(methods):
                 row = rows.loc[[name]]
                 axis.errorbar(
                     row[key], row[metric], yerr=error_bars(row, metric),
                     fmt=MARKERS[number % len(MARKERS)], color=COLORS[number % len(COLORS)],
+                    markerfacecolor=None if number < len(COLORS) else "white",
                     label=name, markersize=6,
                 )  # fmt: skip
             axis.grid(color="0.92")
