@@ -6,7 +6,7 @@ started again ends with the same weights as one that was not.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,14 @@ class Trained:
     weights: dict[str, Tensor]
     history: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def summary(runs: Sequence[Trained]) -> dict[str, object]:
+    """For a network's record: seconds of its trainings together, and what each logged last."""
+    return {
+        "seconds": round(sum(run.seconds for run in runs)),
+        "history": [run.history[-1] for run in runs],
+    }
 
 
 Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]

@@ -7,7 +7,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
 from sacd.adapters.adapter import Adapter, AdapterConfig
-from sacd.adapters.registry import ADAPTERS
+from sacd.adapters.registry import create_adapter
 from sacd.backbones.backbone import Backbone, create_network
 from sacd.features.whitening import Whitening
 from sacd.prior.autoencoder import create_autoencoder
@@ -73,4 +73,4 @@ def random_adapter(chosen: AdapterSettings, prior: Prior, features: Tensor, grid
         grid=(grid, grid),
         hidden=chosen.hidden,
     )
-    return ADAPTERS[chosen.type](config, Whitening.blank(shape[0]), prior.unet)
+    return create_adapter(config, Whitening.blank(shape[0]), prior.unet)

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from sacd.backbones.backbone import Backbone
+from sacd.backbones.backbone import WEIGHTS, Backbone
 from sacd.features.cache import extract, measure_statistics
+from sacd.networks import CONFIG
 from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 from stages.artefacts import SPLITS, backbone_folder, feature_folder, image_folder
 from stages.common import Clock, content, device, progress, run, work_folder
@@ -23,7 +24,7 @@ def main() -> None:
     clock = Clock()
     folder = backbone_folder(name)
     backbone = Backbone.from_pretrained(folder).to(device())
-    identity = [content(folder / file) for file in ("config.json", "model.safetensors")]
+    identity = [content(folder / file) for file in (CONFIG, WEIGHTS)]
     filled = {split: _extract(name, split, backbone, identity) for split in SPLITS}
     for split, work in filled.items():
         publish_shards(work, feature_folder(name, split))

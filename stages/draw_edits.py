@@ -28,7 +28,7 @@ from stages.drawn import write_drawn
 from stages.edits import Edited, Subjects, choose_subjects, edits_of
 from stages.methods import prepare_once
 from stages.observer import Observer, Scores
-from stages.sections import Settings, with_samples
+from stages.sections import Settings
 from stages.settings import load_settings, pick
 
 EXAMPLES = 3  # images whose pictures are kept
@@ -62,15 +62,7 @@ def _draw(
 ) -> tuple[list[pd.DataFrame], dict[str, list[Tensor]]]:
     """Rows of scores and example pictures, of every edited feature map and every method."""
     chosen = settings.edits[edit]
-    draws = {
-        method: prepare_once(
-            settings,
-            backbone,
-            with_samples(settings.methods[method], chosen.samples),
-            "draw_edits",
-        )
-        for method in chosen.methods
-    }
+    draws = prepare_once(settings, backbone, chosen.methods, chosen.samples, "draw_edits")
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {
         "original": [evenly_spaced(subjects.images, EXAMPLES)],

@@ -8,7 +8,7 @@ from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
 from sacd.networks import load_diffusers
-from sacd.optimization import Recipe
+from sacd.optimization import Recipe, summary
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import save_autoencoder, shrinkage
@@ -67,9 +67,8 @@ def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
         device(),
         progress(where),
     )
-    training = {"seconds": round(trained.seconds), "history": trained.history[-1:]}
     if chosen.refinement is None:
-        return vae, training
+        return vae, summary([trained])
     where += ".refinement"
     refined = refine_decoder(
         vae,
@@ -81,10 +80,7 @@ def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
         device(),
         progress(where),
     )
-    return vae, {
-        "seconds": round(trained.seconds + refined.seconds),
-        "history": trained.history[-1:] + refined.history[-1:],
-    }
+    return vae, summary([trained, refined])
 
 
 def _feature_loss(chosen: Criticised, seed: int, where: str) -> FeatureLoss:

@@ -16,7 +16,7 @@ from sacd.backbones.backbone import (
 )
 from sacd.backbones.training import Augmentation, train_backbone
 from sacd.errors import SacdError
-from sacd.optimization import Recipe
+from sacd.optimization import Recipe, summary
 from sacd.shards import INDEX
 from stages.artefacts import backbone_folder, image_folder
 from stages.common import Clock, content, device, progress, read_record, run, work_folder
@@ -104,10 +104,7 @@ def _train(
                 progress(part),
             )
         )
-    return network, {
-        "seconds": round(sum(run.seconds for run in trained)),
-        "history": [run.history[-1] for run in trained],
-    }
+    return network, summary(trained)
 
 
 def _import(

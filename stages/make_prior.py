@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sacd import parallel
 from sacd.networks import load_diffusers
-from sacd.optimization import Recipe, Trained
+from sacd.optimization import Recipe, Trained, summary
 from sacd.prior.diffusion import (
     create_null_prompt,
     create_scheduler,
@@ -79,10 +79,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
                 progress(part),
             )
         )
-    return prior, {
-        "seconds": round(sum(run.seconds for run in trained)),
-        "history": [run.history[-1] for run in trained],
-    }
+    return prior, summary(trained)
 
 
 def _latents_and_mirrored(vae: AutoencoderKL) -> Tensor:

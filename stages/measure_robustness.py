@@ -23,7 +23,6 @@ from stages.disturbances import Level, Seen, levels_of, see
 from stages.drawn import write_drawn
 from stages.inputs import load_backbone
 from stages.methods import DrawOnce, prepare_once
-from stages.sections import with_samples
 from stages.settings import load_settings, pick
 
 ORIGINAL, INPUT, AUTOENCODER, SHUFFLED = "original", "input", "autoencoder", "shuffled"
@@ -39,12 +38,7 @@ def main() -> None:
     chosen = pick(settings.disturbances, disturbance, "disturbance")
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
-    draws = {
-        method: prepare_once(
-            settings, name, with_samples(settings.methods[method], 1), "measure_robustness"
-        )
-        for method in chosen.methods
-    }
+    draws = prepare_once(settings, name, chosen.methods, 1, "measure_robustness")
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {}
     for level in levels_of(settings, disturbance, chosen, backbone, name):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from sacd.adapters.registry import load_adapter
+from sacd.backbones.backbone import WEIGHTS
 from sacd.baselines.decoder import FeatureDecoder
 from sacd.baselines.guidance import FeatureGuidance, guided_latents
 from sacd.baselines.nearest import nearest_rows
@@ -43,6 +44,7 @@ from stages.sections import (
     NearestMethod,
     PixelMethod,
     Settings,
+    with_samples,
 )
 
 ROWS = 256  # of the training set that are compared at once
@@ -82,12 +84,23 @@ def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Te
     return torch.cat(images)
 
 
-def prepare_once(settings: Settings, backbone: str, method: MethodSettings, stage: str) -> DrawOnce:
-    """A method's `draw_all` that an interrupted `stage` does not repeat.
+def prepare_once(
+    settings: Settings, backbone: str, methods: Sequence[str], samples: int, stage: str
+) -> dict[str, DrawOnce]:
+    """Each method's `draw_all`, with as many samples, that an interrupted `stage` does not repeat.
 
     What was drawn is kept in a work folder of the stage, under the ids and features that it was
     drawn from.
     """
+    chosen = {name: with_samples(settings.methods[name], samples) for name in methods}
+    return {
+        name: _prepare_once(settings, backbone, method, stage) for name, method in chosen.items()
+    }
+
+
+def _prepare_once(
+    settings: Settings, backbone: str, method: MethodSettings, stage: str
+) -> DrawOnce:
     draw, files = prepare(settings, backbone, method)
     work = work_folder(
         stage, backbone, settings.seed, settings.images.size, method.model_dump(),
@@ -225,4 +238,4 @@ def _take(images: Tensor, kept: Tensor) -> Tensor:
 
 
 def _weights(backbone: str) -> Path:
-    return backbone_folder(backbone) / "model.safetensors"
+    return backbone_folder(backbone) / WEIGHTS

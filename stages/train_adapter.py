@@ -7,7 +7,7 @@ import torch
 
 from sacd import parallel
 from sacd.adapters.adapter import Adapter, AdapterConfig
-from sacd.adapters.registry import ADAPTERS
+from sacd.adapters.registry import create_adapter
 from sacd.files import write_json
 from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
@@ -59,9 +59,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
     held_rows = spread_rows(held_latents, HELD_OUT)
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(seed)
-    adapter = ADAPTERS[
-        chosen.type
-    ](
+    adapter = create_adapter(
         AdapterConfig(
             type=chosen.type,
             conditioning=chosen.conditioning,

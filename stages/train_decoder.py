@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from sacd.backbones.backbone import WEIGHTS
 from sacd.baselines.decoder import DecoderConfig, FeatureDecoder, train_decoder
 from sacd.files import write_json
 from sacd.optimization import Recipe
@@ -36,7 +37,6 @@ def main() -> None:
         ),
         whitening_of(features, pooled=False),
     ).to(device())
-    weights = backbone_folder(backbone) / "model.safetensors"
     trained = train_decoder(
         decoder,
         load_backbone(backbone),
@@ -53,7 +53,7 @@ def main() -> None:
             chosen.model_dump(),
             content(features.folder / INDEX),
             content(images.folder / INDEX),
-            content(weights),
+            content(backbone_folder(backbone) / WEIGHTS),
         ),
         device(),
         progress(f"decoder {backbone} {name}"),

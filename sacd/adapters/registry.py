@@ -4,13 +4,21 @@ from pathlib import Path
 
 from diffusers import UNet2DConditionModel
 
-from sacd.adapters.adapter import Adapter
+from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.controlnet import ControlNetAdapter
 from sacd.adapters.lite import LiteAdapter
 from sacd.errors import unknown_name
+from sacd.features.whitening import Whitening
 from sacd.files import read_json
 
 ADAPTERS: dict[str, type[Adapter]] = {"controlnet": ControlNetAdapter, "lite": LiteAdapter}
+
+
+def create_adapter(
+    config: AdapterConfig, whitening: Whitening, unet: UNet2DConditionModel
+) -> Adapter:
+    """A new adapter of `config.type` for the features that `whitening` describes."""
+    return ADAPTERS[config.type](config, whitening, unet)
 
 
 def load_adapter(folder: Path, unet: UNet2DConditionModel) -> Adapter:
