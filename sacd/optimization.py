@@ -212,10 +212,10 @@ class _Run:
             for name, parameter in self.parameters.items():
                 parameter.copy_(file[f"weights.{name}"])
                 self.averaged[name].copy_(file[f"averaged.{name}"])
-                self.optimizer.state[parameter] = {
-                    key: file[f"optimizer.{key}.{name}"].to(parameter.device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                }
+                state = self.optimizer.state[parameter]
+                state["step"] = file[f"optimizer.step.{name}"].to(parameter.device)
+                for key in ("exp_avg", "exp_avg_sq"):  # in the parameter's layout, as AdamW has it
+                    state[key] = torch.empty_like(parameter).copy_(file[f"optimizer.{key}.{name}"])
             self.step, self.history = progress["step"], progress["history"]
             self._sums, self._summed = progress["sums"], progress["summed"]
             self._seconds = progress["seconds"]

@@ -15,7 +15,13 @@ REPORT = Path("results/report.html")
 LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmark.tsv
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
-UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+PRIOR_PARTS = (  # all that decides what a prior draws
+    "unet/diffusion_pytorch_model.safetensors",
+    "vae/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
+    "scheduler/scheduler_config.json",
+    "null_prompt.safetensors",
+)
 PROBE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What stages.score_references scores, and how it stands to a method's samples.

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from sacd.files import read_json
-from sacd.networks import load_diffusers
+from sacd.networks import CONFIG, load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 from stages.artefacts import (
@@ -30,38 +30,38 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock = Clock()
     vae = load_diffusers(AutoencoderKL, AUTOENCODER).to(device())
-    weights = content(AUTOENCODER / VAE_WEIGHTS)
-    filled = {latent_folder(split): _encode(split, vae, weights) for split in SPLITS}
-    filled[ROUND_TRIP] = _decode(Shards(filled[latent_folder("test")]), vae, weights)
+    identity = [content(AUTOENCODER / file) for file in (CONFIG, VAE_WEIGHTS)]
+    filled = {latent_folder(split): _encode(split, vae, identity) for split in SPLITS}
+    filled[ROUND_TRIP] = _decode(Shards(filled[latent_folder("test")]), vae, identity)
     for folder, work in filled.items():
         publish_shards(work, folder)
     clock.finish(
         Path("latents/record.json"),
-        {"autoencoder": read_json(AUTOENCODER / "config.json"), "weights": weights},
+        {"autoencoder": read_json(AUTOENCODER / CONFIG), "files": identity},
     )
 
 
-def _encode(split: str, vae: AutoencoderKL, weights: str) -> Path:
+def _encode(split: str, vae: AutoencoderKL, identity: list[str]) -> Path:
     """Latents of a split, in the work folder that is returned."""
     images = Shards(image_folder(split))
 
     def block(start: int, stop: int) -> dict[str, Tensor]:
         return {"latents": encode_images(vae, images.read("images", range(start, stop)), device())}
 
-    work = work_folder("cache_latents", split, content(images.folder / INDEX), weights)
+    work = work_folder("cache_latents", split, content(images.folder / INDEX), *identity)
     info = {"scaling_factor": vae.config.scaling_factor}
     fill_shards(work, images.ids, ROWS_PER_SHARD, block, info, progress(f"latents {split}"))
     return work
 
 
-def _decode(latents: Shards, vae: AutoencoderKL, weights: str) -> Path:
+def _decode(latents: Shards, vae: AutoencoderKL, identity: list[str]) -> Path:
     """Images of latents, in the work folder that is returned."""
 
     def block(start: int, stop: int) -> dict[str, Tensor]:
         rows = latents.read("latents", range(start, stop))
         return {"images": decode_latents(vae, rows, device())}
 
-    work = work_folder("cache_latents", "round_trip", content(latents.folder / INDEX), weights)
+    work = work_folder("cache_latents", "round_trip", content(latents.folder / INDEX), *identity)
     fill_shards(work, latents.ids, ROWS_PER_SHARD, block, {}, progress("round trip"))
     return work
 

@@ -37,9 +37,9 @@ def _require_names(settings: Settings) -> None:
                 raise unknown_name(kind, name, known, where)
             if names.count(name) > 1:
                 raise SacdError(f"{where}: '{name}' stands twice.")
-    taken = {*settings.methods} & {*REFERENCES, REFERENCE_SCORES}
+    taken = {*settings.methods} & {*REFERENCES, REFERENCE_SCORES, "input", "other"}
     if taken:
-        raise SacdError(f"methods.{min(taken)}: the name stands for a floor or ceiling.")
+        raise SacdError(f"methods.{min(taken)}: the name stands for what methods are shown beside.")
 
 
 def _uses_in_compare(settings: Settings) -> list[Use]:
@@ -186,11 +186,7 @@ def _require_sweeps(settings: Settings) -> None:
 def _require_concepts(settings: Settings) -> None:
     """Edits have what they need; true masks only the embedded world has."""
     for name in settings.compare.disentangled:
-        if settings.edits[name].type != "steering" or not settings.compare.readouts:
-            raise SacdError(
-                f"compare.disentangled: '{name}' must be of type 'steering', and "
-                f"compare.readouts must name who tells the factors."
-            )
+        _require_told(settings, name)
     if settings.images.source == "shapes":
         return
     needs = "which only images.source 'shapes' has"
@@ -210,3 +206,16 @@ def _require_concepts(settings: Settings) -> None:
                 raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'half'.")
             case Removal(region="object"):
                 raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'centre'.")
+
+
+def _require_told(settings: Settings, edit: str) -> None:
+    """An edit in compare.disentangled steers, upwards too, along factors, which readouts tell."""
+    chosen, where = settings.edits[edit], f"compare.disentangled: '{edit}'"
+    if not isinstance(chosen, Steering):
+        raise SacdError(f"{where} must be of type 'steering'.")
+    if max(chosen.strengths) <= 0:
+        raise SacdError(f"{where}: edits.{edit}.strengths must have one above 0.")
+    if not isinstance(settings.concepts[chosen.concepts], LabelledConcepts):
+        raise SacdError(f"{where}: concepts.{chosen.concepts} must be of type 'labels'.")
+    if not settings.compare.readouts:
+        raise SacdError(f"{where} needs compare.readouts, which tell the factors.")

@@ -62,7 +62,7 @@ def _draw(
 ) -> tuple[list[pd.DataFrame], dict[str, list[Tensor]]]:
     """Rows of scores and example pictures, of every edited feature map and every method."""
     chosen = settings.edits[edit]
-    draws = prepare_once(settings, backbone, chosen.methods, chosen.samples, "draw_edits")
+    draws = prepare_once(settings, backbone, chosen.methods, chosen.samples, "draw_edits", edit)
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {
         "original": [evenly_spaced(subjects.images, EXAMPLES)],

@@ -24,7 +24,7 @@ from stages.concept_sections import (
     Transplant,
     Union,
 )
-from stages.inputs import load_masks, open_images, spread_rows
+from stages.inputs import load_masks, open_images, others_of, spread_rows
 from stages.sections import Settings
 
 BACKBONE, JUDGE = EYES = ("", "judge_")  # prefixes of what the backbone and the judge say
@@ -91,12 +91,12 @@ def choose_subjects(
     masks = load_masks("test", settings.images.size)[rows] if "mask" in manifest else None
     features = cached.read("features", rows).float()
     some = manifest.iloc[rows]
-    # Half the set away: the next image is often of a class that is alike.
-    others = torch.arange(len(rows)).roll(len(rows) // 2)
+    ids = [shards.ids[row] for row in rows]
+    others = others_of("test", ids)
     if isinstance(chosen, Union) and masks is not None:
         others = _least_overlapping(masks, torch.tensor(some.label.to_numpy()))
     return Subjects(
-        ids=[shards.ids[row] for row in rows],
+        ids=ids,
         images=shards.read("images", rows),
         features=features,
         logits=_logits(settings, backbone, "test", rows),

@@ -10,7 +10,7 @@ from sacd.figures.explanation import Seen, plot_explanation
 from sacd.figures.style import render, rgb, score_note
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
-from sacd.metrics.images import image_scores, pixel_spread
+from sacd.metrics.images import pixel_spread, psnr_db
 from sacd.sampling.inverter import Inverter
 from stages.one_image import Request, draw, open_request, require_kind
 from stages.page import picture, write_page
@@ -75,7 +75,7 @@ def _look(
     if logits is not None:
         said = logits.cpu()
         found |= class_scores(said[1:], said[:1].expand(len(pictures), -1))
-    found |= image_scores(pictures / 255, original[None].expand_as(pictures) / 255)
+    found["psnr_db"] = psnr_db(pictures / 255, original[None].expand_as(pictures) / 255)
     names = ("cos_median", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "psnr_db")
     table = pd.DataFrame({name: found[name].numpy() for name in names if name in found})
     maps = location_cosines(ours, truth).unflatten(1, tuple(features.shape[2:]))

@@ -1,5 +1,7 @@
 """Reading artefacts that several stages need, checked against the manifest."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
@@ -44,6 +46,18 @@ def rows_over_classes(manifest: pd.DataFrame, count: int) -> list[int]:
 def spread_rows(shards: Shards, count: int) -> list[int]:
     """At most `count` rows, spread over all."""
     return evenly_spaced(torch.arange(len(shards)), count).tolist()
+
+
+def others_of(split: str, ids: Sequence[str]) -> Tensor:
+    """For each of these images of a split another one of them, by its row, (N,).
+
+    Half the set away in the order of classes: of another class, unless one has more than half.
+    """
+    labels = read_manifest(MANIFEST, split).set_index("image_id").label.loc[list(ids)]
+    by_class = torch.from_numpy(np.argsort(labels.to_numpy(), kind="stable"))
+    others = torch.empty_like(by_class)
+    others[by_class] = by_class.roll(len(by_class) // 2)
+    return others
 
 
 def load_backbone(name: str) -> Backbone:

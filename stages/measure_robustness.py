@@ -21,7 +21,7 @@ from stages.artefacts import PRIOR, robustness_folder
 from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
 from stages.drawn import write_drawn
-from stages.inputs import load_backbone
+from stages.inputs import load_backbone, others_of
 from stages.methods import DrawOnce, prepare_once
 from stages.settings import load_settings, pick
 
@@ -38,7 +38,7 @@ def main() -> None:
     chosen = pick(settings.disturbances, disturbance, "disturbance")
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
-    draws = prepare_once(settings, name, chosen.methods, 1, "measure_robustness")
+    draws = prepare_once(settings, name, chosen.methods, 1, "measure_robustness", disturbance)
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {}
     for level in levels_of(settings, disturbance, chosen, backbone, name):
@@ -68,8 +68,7 @@ def _draw_and_compare(
         method: draw(level.ids, level.features, f"{label} {level.name} {method}")[:, 0]
         for method, draw in draws.items()
     }
-    # Of an image half the set away: the next one is often of a class that is alike.
-    shuffled = drawn[next(iter(draws))].roll(len(level.ids) // 2, 0)
+    shuffled = drawn[next(iter(draws))][others_of("test", level.ids)]
     kept = round_trip(vae, level.images, device())
     compared = {ORIGINAL: level.originals, INPUT: level.images, AUTOENCODER: kept}
     return {**compared, **drawn, SHUFFLED: shuffled}

@@ -26,8 +26,7 @@ from sacd.shards import INDEX, Shards
 from sacd.tensors import reading, write_tensors
 from stages.artefacts import (
     PRIOR,
-    UNET_WEIGHTS,
-    VAE_WEIGHTS,
+    PRIOR_PARTS,
     adapter_folder,
     backbone_folder,
     decoder_folder,
@@ -56,7 +55,7 @@ Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
 DrawOnce = Callable[[Sequence[str], Tensor, str], Tensor]
 
 IMAGES_PER_BATCH = 16
-PRIOR_FILES = [PRIOR / UNET_WEIGHTS, PRIOR / "vae" / VAE_WEIGHTS]
+PRIOR_FILES = [PRIOR / part for part in PRIOR_PARTS]
 
 
 def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[Draw, list[Path]]:
@@ -85,25 +84,26 @@ def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Te
 
 
 def prepare_once(
-    settings: Settings, backbone: str, methods: Sequence[str], samples: int, stage: str
+    settings: Settings, backbone: str, methods: Sequence[str], samples: int, stage: str, what: str
 ) -> dict[str, DrawOnce]:
     """Each method's `draw_all`, with as many samples, that an interrupted `stage` does not repeat.
 
-    What was drawn is kept in a work folder of the stage, under the ids and features that it was
-    drawn from.
+    What was drawn is kept in a work folder of the stage and of `what` it makes, under the ids and
+    features that it was drawn from.
     """
     chosen = {name: with_samples(settings.methods[name], samples) for name in methods}
     return {
-        name: _prepare_once(settings, backbone, method, stage) for name, method in chosen.items()
+        name: _prepare_once(settings, backbone, method, stage, what)
+        for name, method in chosen.items()
     }
 
 
 def _prepare_once(
-    settings: Settings, backbone: str, method: MethodSettings, stage: str
+    settings: Settings, backbone: str, method: MethodSettings, stage: str, what: str
 ) -> DrawOnce:
     draw, files = prepare(settings, backbone, method)
     work = work_folder(
-        stage, backbone, settings.seed, settings.images.size, method.model_dump(),
+        stage, what, backbone, settings.seed, settings.images.size, method.model_dump(),
         *map(content, files),
     )  # fmt: skip
 
@@ -158,8 +158,8 @@ def _by_retrieval(method: NearestMethod, backbone: str) -> tuple[Draw, list[Path
     blocks = [range(start, min(start + ROWS, len(images))) for start in range(0, len(images), ROWS)]
 
     def draw(ids: Sequence[str], maps: Tensor) -> dict[str, Tensor]:
-        trained = (features.read("features", block) for block in blocks)
-        rows = nearest_rows(maps, trained, method.samples)
+        trained = (features.read("features", block).to(device()) for block in blocks)
+        rows = nearest_rows(maps.to(device()), trained, method.samples).cpu()
         found = images.read("images", rows.flatten().tolist())
         return {"images": found.unflatten(0, rows.shape)}
 

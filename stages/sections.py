@@ -166,6 +166,15 @@ class AdapterMethod(Section):
     best_of: Positive
     samples: Positive
 
+    @model_validator(mode="after")
+    def _null_is_not_guided(self) -> "AdapterMethod":
+        if self.features == "null" and (self.refinement or self.best_of > 1 or self.guidance != 1):
+            raise ValueError(
+                "features: 'null' leaves nothing to go by: refinement must be null, best_of 1 and "
+                "guidance 1."
+            )
+        return self
+
 
 class NearestMethod(Section):
     """The `samples` training images with the nearest features, see `sacd.baselines.nearest`."""

@@ -23,6 +23,7 @@ from sacd.shards import INDEX
 from stages.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from stages.common import Clock, content, device, run, work_folder
 from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
+from stages.inputs import others_of
 from stages.methods import Draw, draw_all, prepare
 from stages.sections import Settings, SweepSettings, changed
 from stages.settings import load_settings, pick
@@ -74,8 +75,8 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
         method = changed(settings.methods[sweep.method], changes)
         draw, files = prepare(settings, backbone, method)
         work = work_folder(
-            "sweep_method", backbone, sweep.images, method.model_dump(), scoring_sections(settings),
-            *map(content, [*seen, *files]),
+            "sweep_method", name, backbone, sweep.images, method.model_dump(),
+            scoring_sections(settings), *map(content, [*seen, *files]),
         )  # fmt: skip
         done = work / "row.json"
         if not done.exists():
@@ -85,12 +86,12 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
     references = {
         "autoencoder": round_trip(vae, truth.images, device()),
-        "random_image": truth.images.roll(len(truth.ids) // 2, 0),  # the next may be a classmate
+        "random_image": truth.images[others_of("val", truth.ids)],
     }
     for reference, images in references.items():
         label = f"{name} {backbone} {reference}"
         work = work_folder(
-            "sweep_method", backbone, sweep.images, reference, scoring_sections(settings),
+            "sweep_method", name, backbone, sweep.images, reference, scoring_sections(settings),
             *map(content, [PRIOR / "vae" / VAE_WEIGHTS, *seen]),
         )  # fmt: skip
         scores = _score(images[:, None], truth, eyes, label, settings.seed, work)

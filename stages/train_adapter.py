@@ -9,11 +9,19 @@ from sacd import parallel
 from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import create_adapter
 from sacd.files import write_json
+from sacd.images.manifest import read_manifest
 from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
-from stages.artefacts import PRIOR, UNET_WEIGHTS, adapter_folder, feature_folder, latent_folder
+from stages.artefacts import (
+    MANIFEST,
+    PRIOR,
+    PRIOR_PARTS,
+    adapter_folder,
+    feature_folder,
+    latent_folder,
+)
 from stages.common import Clock, content, device, progress, run, work_folder
 from stages.inputs import spread_rows, whitening_of
 from stages.sections import AdapterSettings
@@ -56,7 +64,8 @@ def main() -> None:
 def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tuple[Adapter, Trained]:
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    held_rows = spread_rows(held_latents, HELD_OUT)
+    labels = read_manifest(MANIFEST, "val").set_index("image_id").label[held_latents.ids].to_list()
+    held_rows = sorted(spread_rows(held_latents, HELD_OUT), key=lambda row: labels[row])
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(seed)
     adapter = create_adapter(
@@ -91,7 +100,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
             chosen.model_dump(),
             content(features.folder / INDEX),
             content(latents.folder / INDEX),
-            content(PRIOR / UNET_WEIGHTS),
+            *(content(PRIOR / part) for part in PRIOR_PARTS),
         ),
         device(),
         progress(f"adapter {backbone} {name}"),

@@ -265,6 +265,13 @@ class TestEffects:
         torch.testing.assert_close(side["across"], across.flatten(1).norm(dim=1) / length)
         torch.testing.assert_close(side["outside"], outside.flatten(1).norm(dim=1) / length)
 
+    def test_where_nothing_was_asked_nothing_is_said(self):
+        nowhere = torch.zeros_like(LEFT)
+        after = MAPS + self.ASKED
+        values = {"landed": landed(MAPS, after, self.ASKED, nowhere)}
+        values |= leaked(MAPS, after, self.ASKED, nowhere)
+        assert all(found.isnan().all() for found in values.values())
+
     def test_real_features_lie_in_the_middle_and_far_ones_off(self):
         manifold = Manifold(normal(2000, 4))
         real = normal(5, 4, 8, 8, seed=1)

@@ -9,6 +9,12 @@ import yaml
 
 from stages.settings import load_settings
 
+STEERED = {
+    "compare.concepts": ["factors"],
+    "compare.readouts": ["factors"],
+    "compare.edits": ["fills"],
+    "compare.disentangled": ["fills"],
+}
 PHOTOS = {"images.source": "photos.tar", "compare.probes": []}
 
 
@@ -32,7 +38,7 @@ class TestImpossibleCombinations:
                 {
                     "methods.shuffled": {"type": "nearest", "samples": 1},
                 },
-                "methods.shuffled: the name stands for a floor or ceiling",
+                "methods.shuffled: the name stands for what methods are shown beside",
             ),
             (
                 {"compare.methods": ["spatial", "spatial"]},
@@ -142,7 +148,31 @@ class TestImpossibleCombinations:
             ),
             (
                 {"compare.edits": ["mixture"], "compare.disentangled": ["mixture"]},
-                "compare.disentangled: 'mixture' must be of type 'steering', and compare.readouts",
+                "compare.disentangled: 'mixture' must be of type 'steering'.",
+            ),
+            (
+                {**STEERED, "edits.fills.strengths": [-2.0]},
+                "compare.disentangled: 'fills': edits.fills.strengths must have one above 0",
+            ),
+            (
+                {**STEERED, "edits.fills.concepts": "nmf", "compare.concepts": ["nmf"]},
+                "compare.disentangled: 'fills': concepts.nmf must be of type 'labels'",
+            ),
+            (
+                {**STEERED, "compare.readouts": []},
+                "compare.disentangled: 'fills' needs compare.readouts, which tell the factors",
+            ),
+            (
+                {"methods.unconditional.best_of": 2},
+                "methods.unconditional: Value error, features: 'null' leaves nothing",
+            ),
+            (
+                {"methods.unconditional.guidance": 3.0},
+                "methods.unconditional: Value error, features: 'null' leaves nothing",
+            ),
+            (
+                {"methods.other": {"type": "nearest", "samples": 1}},
+                "methods.other: the name stands for what methods are shown beside",
             ),
             (
                 {"compare.decoders": ["decodr"]},

@@ -24,7 +24,7 @@ from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
 from stages.edits import labelled
 from stages.evaluation import read_parts
-from stages.inputs import spread_rows
+from stages.inputs import others_of, spread_rows
 from stages.settings import load_settings
 
 
@@ -154,7 +154,8 @@ class TestRules:
         bits = [np.unpackbits(np.frombuffer(row, np.uint8)) for row in table["mask"]]
         masks = torch.tensor(np.stack(bits)[:, : 32 * 32]).reshape(-1, 32, 32).bool()
         region = object_region(masks, maps.shape[-2:])
-        asked = transplant(maps, maps.roll(2, 0), region.roll(2, 0))
+        others = others_of("test", table.image_id)
+        asked = transplant(maps, maps[others], region[others])
         backbone = Backbone.from_pretrained(place / "models/backbones/tiny_a")
         with torch.no_grad():
             seen = backbone(shown["spatial"][1, :1].float() / 255)[0]
@@ -162,7 +163,7 @@ class TestRules:
         found = self.scores(place, "transplant").query("level == 1 and sample == 0")
         assert found.cos_of_asked.iloc[0] == pytest.approx(expected, abs=1e-4)
         assert found.image_id.tolist() == table.image_id.tolist()
-        assert found.wanted_fill.tolist() == table.fill.tolist()[2:] + table.fill.tolist()[:2]
+        assert found.wanted_fill.tolist() == table.fill.iloc[others.numpy()].tolist()
 
     def test_a_mixtures_other_end_is_its_full_response(self, place: Path):
         table = self.scores(place, "mixture")

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -163,6 +164,28 @@ class TestResume:
             assert torch.equal(dict(resumed.named_parameters())[name], weight), name
             assert torch.equal(again.weights[name], whole.weights[name]), name
         assert again.history == whole.history
+
+    def test_weights_keep_their_layout(self, tmp_path: Path):
+        """AdamW's fused steps take moments to lie in memory as their weight does."""
+
+        def fit(work: Path, stop_before: int | None = None) -> Tensor:
+            torch.manual_seed(0)
+            network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
+
+            def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+                if step == stop_before:
+                    raise ConnectionAbortedError
+                image = torch.randn(2, 3, 8, 8, generator=generator)
+                return (network(image) - 1).square().mean(), {}
+
+            with suppress(ConnectionAbortedError):
+                train(dict(network.named_parameters()), loss, self.RECIPE, work, **self.OFTEN)
+            return network.weight.detach()
+
+        fit(tmp_path / "cut", stop_before=11)
+        resumed = fit(tmp_path / "cut")
+        assert not resumed.is_contiguous()
+        assert torch.equal(resumed, fit(tmp_path / "whole"))
 
     def test_a_run_cut_twice_ends_the_same(self, tmp_path: Path):
         whole, _, _ = fit_a_line(tmp_path / "whole", self.RECIPE, **self.OFTEN)

@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL, DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sacd.backbones.backbone import Backbone, BackboneConfig, create_network
 from sacd.errors import SacdError
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
@@ -243,6 +244,21 @@ class TestFeatureLoss:
             expected += float(((first - second) ** 2).sum(1).mean())
         assert float(loss(a, b)) == pytest.approx(expected, rel=1e-4)
         assert float(loss(a, a)) == 0.0
+
+    def test_layers_that_put_channels_last_are_no_exception(self):
+        options = {
+            "num_classes": 3, "img_size": 32, "patch_size": 4, "window_size": 4, "embed_dim": 12,
+            "depths": [1, 1], "num_heads": [2, 2],
+        }  # fmt: skip
+        torch.manual_seed(0)
+        config = BackboneConfig("swinv2_tiny_window8_256", options, 32, (0.5,) * 3, (0.25,) * 3,
+                                "layers.0")  # fmt: skip
+        backbone = Backbone(config, create_network(config))
+        a, b = (random_images(2, seed).float() / 255 for seed in (0, 1))
+        first, second = (nn.functional.normalize(backbone(x)[0], dim=1) for x in (a, b))
+        assert first.shape[1:] == (12, 8, 8)
+        expected = float(((first - second) ** 2).sum(1).mean())
+        assert float(FeatureLoss(backbone, ["layers.0"])(a, b)) == pytest.approx(expected, rel=1e-4)
 
     def test_pulls_on_the_first_image_only(self, tiny_backbone: Callable):
         loss = FeatureLoss(tiny_backbone(), ["layer2"])

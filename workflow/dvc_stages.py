@@ -64,7 +64,7 @@ STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str
     ),
     "train_adapter": (
         "adapters", BACKBONES | {"adapter": "${compare.adapters}"}, f"adapters/{B}/{A}/record.json",
-        ["latents", f"features/{B}", "models/prior"], [f"adapters/{B}/{A}"],
+        ["data", "latents", f"features/{B}", "models/prior"], [f"adapters/{B}/{A}"],
         ["seed", f"adapters.{A}"],
     ),
     "train_decoder": (

@@ -9,7 +9,7 @@ def landed(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> Tens
 
     before, after: (N, C, h, w), re-encoded from images drawn from features as they were and as they
     were edited; asked: (N, C, h, w), the edit; region: bool (N, h, w), where it was made. The
-    change's component along the edit, over the edit.
+    change's component along the edit, over the edit; NaN where nothing was asked.
     """
     inside = region[:, None].float()
     change = (after.float() - before.float()) * inside
@@ -20,13 +20,15 @@ def landed(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> Tens
 def leaked(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict[str, Tensor]:
     """What else changed, in lengths of the edit, (N,) each: as for `landed`.
 
-    `across`: inside the region, at right angles to the edit at each location; `outside` of it.
+    `across`: inside the region, at right angles to the edit at each location; `outside` of it. NaN
+    where nothing was asked, as for `landed`.
     """
     inside = region[:, None].float()
     change, wanted = after.float() - before.float(), asked.float() * inside
     squares = wanted.square().sum(1, keepdim=True).clamp(min=1e-12)
     along = (change * wanted).sum(1, keepdim=True) / squares * wanted
     length = wanted.flatten(1).norm(dim=1)
+    length = length.where(length > 0, torch.nan)
     return {
         "across": ((change - along) * inside).flatten(1).norm(dim=1) / length,
         "outside": (change * (1 - inside)).flatten(1).norm(dim=1) / length,

@@ -32,7 +32,8 @@ class Whitening:
 def whiten(features: Tensor, mean: Tensor, matrix: Tensor, grid: tuple[int, int]) -> Tensor:
     """Features (N, C, h, w), whitened and resized bilinearly to `grid` (H, W): (N, C, H, W)."""
     with torch.autocast(features.device.type, enabled=False):  # small directions need all digits
-        values = F.conv2d(features.float() - mean.view(-1, 1, 1), matrix[:, :, None, None])
+        # Not by a convolution, for which a GPU's default is TF32.
+        values = torch.einsum("oc,nchw->nohw", matrix, features.float() - mean.view(-1, 1, 1))
     return F.interpolate(values, grid, mode="bilinear", align_corners=False)
 
 

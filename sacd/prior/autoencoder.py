@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from sacd.backbones.backbone import Backbone
+from sacd.backbones.backbone import Backbone, to_nchw
 from sacd.backbones.training import FLIPS, augment
 from sacd.errors import unknown_name
 from sacd.networks import create_diffusers
@@ -33,7 +33,7 @@ class FeatureLoss(nn.Module):
         for layer in layers:
             if layer not in modules:
                 raise unknown_name(f"layer of {backbone.config.model}", layer, modules)
-            modules[layer].register_forward_hook(lambda m, i, out: self._features.append(out))
+            modules[layer].register_forward_hook(self._tap)
 
     def forward(self, ours: Tensor, truth: Tensor) -> Tensor:
         """Images (N, 3, H, W) in [0, 1] -> scalar."""
@@ -44,6 +44,9 @@ class FeatureLoss(nn.Module):
             for a, b in zip(self._collect(ours), wanted, strict=True)
         ]
         return torch.stack(distances).sum()
+
+    def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        self._features.append(to_nchw(output, self.backbone.network))
 
     def _collect(self, images: Tensor) -> list[Tensor]:
         self._features = []

@@ -84,7 +84,8 @@ def condition_check(
 ) -> dict[str, float]:
     """Denoising loss on fixed images with the true, shuffled and null feature.
 
-    Shuffled features are rolled by half the images: neighbours are often of one class.
+    Shuffled features are rolled by half the images, which come class by class, so that they are of
+    another class.
     The same noise and timesteps serve all three, so the losses differ by the feature alone.
     `margin` is how far true lies below shuffled, and `margin_error` its standard error over images:
     see `uses_condition`.

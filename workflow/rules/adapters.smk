@@ -15,9 +15,10 @@ DECODERS = expand(
 # the end.
 rule train_adapter:
     input:
+        MANIFEST,
         expand("latents/{split}/index.json", split=("train", "val")),
         expand("features/{{backbone}}/{split}/index.json", split=("train", "val")),
-        f"models/prior/{UNET}",
+        PRIOR,
     output:
         "adapters/{backbone}/{adapter}/config.json",
         "adapters/{backbone}/{adapter}/adapter.safetensors",

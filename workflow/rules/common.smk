@@ -17,6 +17,7 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
+from stages.artefacts import PRIOR_PARTS
 from stages.code import code_version
 from stages.report_figures import more_figures
 from stages.settings import load_settings, section
@@ -88,7 +89,6 @@ def needed_by_method(wildcards):
     network = [f"models/backbones/{backbone}/model.safetensors"]
     if method.type == "pixels":
         return network
-    prior = [f"models/prior/{UNET}", f"models/prior/{VAE}"]
     if method.type == "guidance":
-        return [*prior, *network]
-    return [f"adapters/{backbone}/{method.adapter}/adapter.safetensors", *prior, *network]
+        return [*PRIOR, *network]
+    return [f"adapters/{backbone}/{method.adapter}/adapter.safetensors", *PRIOR, *network]

@@ -1,8 +1,7 @@
 # Networks: imported where params.yaml names a source, trained on the train split where it says so.
 IMAGES = [f"data/images/{split}/index.json" for split in ("train", "val")]
 MANIFEST = "data/manifest.parquet"
-UNET = "unet/diffusion_pytorch_model.safetensors"
-VAE = "vae/diffusion_pytorch_model.safetensors"
+PRIOR = [f"models/prior/{part}" for part in PRIOR_PARTS]
 
 
 rule make_backbone:
@@ -32,7 +31,7 @@ rule make_autoencoder:
     input:
         IMAGES,
         MANIFEST,
-        shipped(SETTINGS.prior.source, VAE),
+        shipped(SETTINGS.prior.source, *(part for part in PRIOR_PARTS if "vae" in part)),
     output:
         "models/autoencoder/config.json",
         "models/autoencoder/diffusion_pytorch_model.safetensors",
@@ -57,10 +56,9 @@ rule make_prior:
         MANIFEST,
         "models/autoencoder/diffusion_pytorch_model.safetensors",
         "latents/train/index.json",
-        shipped(SETTINGS.prior.source, UNET),
+        shipped(SETTINGS.prior.source, *PRIOR_PARTS),
     output:
-        f"models/prior/{UNET}",
-        f"models/prior/{VAE}",
+        PRIOR,
         "models/prior/record.json",
     log:
         "logs/make_prior.log",

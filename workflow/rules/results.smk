@@ -132,8 +132,7 @@ rule plot_layers:
 
 rule plot_prior:
     input:
-        f"models/prior/{UNET}",
-        f"models/prior/{VAE}",
+        PRIOR,
         "data/images/test/index.json",
     output:
         report(

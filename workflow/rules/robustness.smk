@@ -6,8 +6,7 @@ rule measure_robustness:
         expand("features/{{backbone}}/{split}/index.json", split=("train", "test")),
         "models/backbones/{backbone}/model.safetensors",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
-        f"models/prior/{UNET}",
-        f"models/prior/{VAE}",
+        PRIOR,
         expand("adapters/{{backbone}}/{adapter}/adapter.safetensors", adapter=COMPARE.adapters),
         expand("decoders/{{backbone}}/{decoder}/decoder.safetensors", decoder=COMPARE.decoders),
     output:

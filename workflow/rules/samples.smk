@@ -35,8 +35,7 @@ rule sweep_method:
         ),
         expand("models/backbones/{network}/model.safetensors", network=COMPARE.networks),
         FINDERS,
-        f"models/prior/{UNET}",
-        f"models/prior/{VAE}",
+        PRIOR,
         TRAINING,
         DECODERS,
     output:
