@@ -21,7 +21,8 @@ from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards, write_shards
 from stages.common import device
 from stages.draw_samples import IMAGES_PER_SHARD
-from stages.sections import AdapterMethod, Settings
+from stages.method_sections import AdapterMethod
+from stages.sections import Settings
 from stages.settings import load_settings
 
 

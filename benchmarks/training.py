@@ -96,10 +96,8 @@ class Subject:
 
     def on_caches(self, seconds: float) -> float:
         """Samples a second of the rule's function, by as many steps as fit into `seconds`."""
-        held_out = (
-            self._latents.read("latents", range(HELD_OUT)),
-            self._features.read("features", range(HELD_OUT)),
-        )
+        features = self._features.read("features", range(HELD_OUT))
+        held_out = self._latents.read("latents", range(HELD_OUT)), features, features.roll(1, 0)
 
         def run(steps: int) -> float:
             with tempfile.TemporaryDirectory() as work:

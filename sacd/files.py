@@ -55,16 +55,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken one is a `SacdError` that names it."""
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Where the block cannot read the file `path`, missing or broken, a `SacdError` names it."""
     try:
-        return json.loads(path.read_text())
+        yield
     except FileNotFoundError as error:
         raise SacdError(f"{path}: no such file; run the step that makes it.") from error
-    except ValueError as error:
+    except (OSError, ValueError, SafetensorError) as error:  # ValueError: JSON, csv and parquet
         raise SacdError(
-            f"{path}: not valid JSON ({error}); delete it and make it again."
+            f"{path}: cannot be read ({error}); delete it and make it again."
         ) from error
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a missing or broken one is a `SacdError` that names it."""
+    with readable(path):
+        return json.loads(path.read_text())
 
 
 def digest(value: Any) -> str:

@@ -175,7 +175,7 @@ def _open_shard(path: Path, expected: dict[str, Any]) -> tuple[list[str], dict[s
         with safe_open(path, framework="pt") as shard:
             ids = json.loads((shard.metadata() or {}).get("ids", "[]"))
             arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no dict)
-    except SafetensorError as error:
+    except (OSError, SafetensorError) as error:
         raise SacdError(f"{path}: cannot be read ({error}); {redo}.") from error
     if digest(ids) != expected["ids_sha256"]:
         raise SacdError(f"{path}: holds other rows than its index says (shards swapped?); {redo}.")

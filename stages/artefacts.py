@@ -15,13 +15,14 @@ REPORT = Path("results/report.html")
 LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmark.tsv
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+VAE_PARTS = ("vae/diffusion_pytorch_model.safetensors", "vae/config.json")
 PRIOR_PARTS = (  # all that decides what a prior draws
     "unet/diffusion_pytorch_model.safetensors",
-    "vae/diffusion_pytorch_model.safetensors",
-    "vae/config.json",
+    *VAE_PARTS,
     "scheduler/scheduler_config.json",
     "null_prompt.safetensors",
 )
+PRIOR_FILES = [PRIOR / part for part in PRIOR_PARTS]
 PROBE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What stages.score_references scores, and how it stands to a method's samples.
@@ -33,6 +34,8 @@ REFERENCES = {
     "random_image": "floor",
 }
 REFERENCE_SCORES = "references"  # all of them stand in one file of scores, under this name
+# Shown beside methods: an image as it was disturbed, and the one that an edit borrows from.
+INPUT, OTHER = "input", "other"
 # Metrics that make the point, in the tables people read.
 SHOWN = ("cos_median", "top1_match", "judge_top1_match", "object_iou", "psnr_db", "spread_image")
 

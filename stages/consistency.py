@@ -3,16 +3,10 @@
 from collections.abc import Collection
 
 from sacd.errors import SacdError, unknown_name
-from stages.artefacts import REFERENCE_SCORES, REFERENCES
+from stages.artefacts import INPUT, OTHER, REFERENCE_SCORES, REFERENCES
 from stages.concept_sections import LabelledConcepts, Removal, Steering, Transplant, Union
-from stages.sections import (
-    AdapterMethod,
-    BackboneSettings,
-    DecoderMethod,
-    Settings,
-    Training,
-    changed,
-)
+from stages.method_sections import AdapterMethod, DecoderMethod, changed
+from stages.sections import BackboneSettings, Settings, Training
 
 # Where names stand, what they name, the names, and those there are.
 Use = tuple[str, str, list[str], Collection[str]]
@@ -37,7 +31,7 @@ def _require_names(settings: Settings) -> None:
                 raise unknown_name(kind, name, known, where)
             if names.count(name) > 1:
                 raise SacdError(f"{where}: '{name}' stands twice.")
-    taken = {*settings.methods} & {*REFERENCES, REFERENCE_SCORES, "input", "other"}
+    taken = {*settings.methods} & {*REFERENCES, REFERENCE_SCORES, INPUT, OTHER}
     if taken:
         raise SacdError(f"methods.{min(taken)}: the name stands for what methods are shown beside.")
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from sacd.concepts.effects import landed, leaked, response
 from sacd.optimization import evenly_spaced
-from stages.artefacts import edit_folder
+from stages.artefacts import OTHER, edit_folder
 from stages.common import Clock, run
 from stages.drawn import write_drawn
 from stages.edits import Edited, Subjects, choose_subjects, edits_of
@@ -66,7 +66,7 @@ def _draw(
     tables: list[pd.DataFrame] = []
     examples: dict[str, list[Tensor]] = {
         "original": [evenly_spaced(subjects.images, EXAMPLES)],
-        "other": [evenly_spaced(subjects.images[subjects.others], EXAMPLES)],
+        OTHER: [evenly_spaced(subjects.images[subjects.others], EXAMPLES)],
     }
     before: dict[str, Tensor] = {}  # features of the images that each method draws at level 0
     full: dict[str, Tensor] = {}  # and those of a mixture at share 1

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sacd.files import atomic
+from sacd.files import atomic, readable
 
 SCORES, EXAMPLES = "scores.parquet", "examples.safetensors"
 
@@ -26,9 +26,11 @@ def write_drawn(
 
 def read_scores(folder: Path) -> pd.DataFrame:
     """The table that `write_drawn` wrote."""
-    return pd.read_parquet(folder / SCORES)
+    with readable(folder / SCORES):
+        return pd.read_parquet(folder / SCORES)
 
 
 def read_examples(folder: Path) -> dict[str, Tensor]:
     """The pictures that `write_drawn` wrote."""
-    return load_file(folder / EXAMPLES)
+    with readable(folder / EXAMPLES):
+        return load_file(folder / EXAMPLES)

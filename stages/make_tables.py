@@ -24,7 +24,7 @@ from stages.artefacts import (
 from stages.common import Clock, read_record, run
 from stages.sections import Compare, Settings
 from stages.settings import load_settings, training_folder
-from stages.tabular import interval, markdown, write_csv
+from stages.tabular import interval, markdown, read_method_scores, write_csv
 
 METRICS = (
     "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",
@@ -69,8 +69,8 @@ def _in_order(methods: list[str]) -> list[str]:
 def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object]:
     """One row of the main table."""
     reference = method in REFERENCES
-    path = score_file(backbone, REFERENCE_SCORES if reference else method)
-    scores = pd.read_parquet(path)
+    source = REFERENCE_SCORES if reference else method
+    scores = read_method_scores(backbone, source)
     scores = scores[scores.method == method]
     samples = int(scores.groupby("image_id").size().iloc[0])
     row: dict[str, object] = {
@@ -81,7 +81,8 @@ def _summary(backbone: str, method: str, settings: Settings) -> dict[str, object
         "samples_per_image": samples,
     }
     row |= summarise(scores, METRICS, settings.seed)
-    row |= {"fid": None, "kid": None, **read_json(path.with_suffix(".sets.json"))[method]}
+    sets = score_file(backbone, source).with_suffix(".sets.json")
+    row |= {"fid": None, "kid": None, **read_json(sets)[method]}
     if not reference:
         record = read_record(sample_folder(backbone, method))
         seconds = record["seconds_per_image"]  # none if an earlier, stopped run drew them all

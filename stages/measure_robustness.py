@@ -17,7 +17,7 @@ from torch import Tensor
 from sacd.metrics.features import class_scores, feature_scores
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
-from stages.artefacts import PRIOR, robustness_folder
+from stages.artefacts import INPUT, PRIOR, robustness_folder
 from stages.common import Clock, device, run
 from stages.disturbances import Level, Seen, levels_of, see
 from stages.drawn import write_drawn
@@ -25,7 +25,7 @@ from stages.inputs import load_backbone, others_of
 from stages.methods import DrawOnce, prepare_once
 from stages.settings import load_settings, pick
 
-ORIGINAL, INPUT, AUTOENCODER, SHUFFLED = "original", "input", "autoencoder", "shuffled"
+ORIGINAL, AUTOENCODER, SHUFFLED = "original", "autoencoder", "shuffled"
 
 
 def main() -> None:

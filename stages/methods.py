@@ -26,7 +26,7 @@ from sacd.shards import INDEX, Shards
 from sacd.tensors import reading, write_tensors
 from stages.artefacts import (
     PRIOR,
-    PRIOR_PARTS,
+    PRIOR_FILES,
     adapter_folder,
     backbone_folder,
     decoder_folder,
@@ -35,16 +35,16 @@ from stages.artefacts import (
 )
 from stages.common import content, device, progress, work_folder
 from stages.inputs import load_backbone
-from stages.sections import (
+from stages.method_sections import (
     AdapterMethod,
     DecoderMethod,
     GuidanceMethod,
     MethodSettings,
     NearestMethod,
     PixelMethod,
-    Settings,
     with_samples,
 )
+from stages.sections import Settings
 
 ROWS = 256  # of the training set that are compared at once
 
@@ -55,7 +55,6 @@ Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
 DrawOnce = Callable[[Sequence[str], Tensor, str], Tensor]
 
 IMAGES_PER_BATCH = 16
-PRIOR_FILES = [PRIOR / part for part in PRIOR_PARTS]
 
 
 def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[Draw, list[Path]]:

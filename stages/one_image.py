@@ -14,7 +14,7 @@ from sacd.files import atomic
 from sacd.images.collection import Unusable, load_square
 from sacd.sampling.inverter import Inverter
 from stages.common import device
-from stages.sections import AdapterMethod
+from stages.method_sections import AdapterMethod
 from stages.settings import PARAMS, load_settings
 
 

@@ -8,13 +8,13 @@ tells it on images that it was not found on (0.5 is chance).
 import argparse
 
 import pandas as pd
-from safetensors.torch import load_file
 
 from sacd.concepts.directions import Directions
 from sacd.figures.concepts import plot_concepts
 from sacd.figures.mosaic import mosaic
 from sacd.figures.style import save_figure
 from sacd.files import read_json
+from sacd.tensors import reading
 from stages.artefacts import concept_file, concept_folder
 from stages.common import Clock, run
 from stages.settings import load_settings, pick
@@ -31,7 +31,8 @@ def main() -> None:
     for backbone in settings.compare.backbones:
         folder = concept_folder(backbone, name)
         found = Directions.load(folder / "directions.safetensors")
-        patches = load_file(folder / "patches.safetensors")["patches"]
+        with reading(folder / "patches.safetensors", "patches") as file:
+            patches = file["patches"]
         accuracy = read_json(folder / "accuracy.json")
         rows = _rows(backbone, found, accuracy)
         table += rows

@@ -18,7 +18,7 @@ from sacd.figures.edits import PANELS, plot_edit_examples, plot_edits
 from sacd.figures.style import rgb, save_figure
 from sacd.files import write_text
 from sacd.metrics.bootstrap import summarise
-from stages.artefacts import edit_file, edit_folder
+from stages.artefacts import OTHER, edit_file, edit_folder
 from stages.common import Clock, run
 from stages.drawn import read_examples, read_scores
 from stages.settings import load_settings, pick
@@ -151,7 +151,7 @@ def _examples(
     for number in shown:
         ends = [("original", rgb(stored["original"][0, number]))]
         if kind in FROM_ANOTHER:
-            ends.append(("other", rgb(stored["other"][0, number])))
+            ends.append((OTHER, rgb(stored[OTHER][0, number])))
         for what in dict.fromkeys(scores.what):
             for method in dict.fromkeys(scores.method):
                 levels = sorted((level, n) for n, (w, level) in enumerate(extents) if w == what)

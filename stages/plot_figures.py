@@ -16,15 +16,14 @@ from stages.artefacts import (
     FIGURES,
     REFERENCE_SCORES,
     ROUND_TRIP,
-    TABLES,
     adapter_folder,
     sample_folder,
-    score_file,
 )
 from stages.common import Clock, run
 from stages.inputs import open_images, rows_over_classes
 from stages.sections import Settings
 from stages.settings import load_settings
+from stages.tabular import read_method_scores, read_table
 
 IMAGES_SHOWN = 3
 SAMPLES_SHOWN = 4
@@ -34,7 +33,7 @@ def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     clock, settings = Clock(), load_settings()
     save_figure(plot_reconstructions(_rows(settings)), FIGURES / "reconstructions")
-    table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
+    table = read_table("main")
     metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
     present = [name for name in metrics if table[name].notna().any()]
     save_figure(plot_intervals(table[table.method != "original"], present), FIGURES / "scores")
@@ -93,7 +92,7 @@ def _method_panels(
 
 
 def _scores(backbone: str, method: str, image_id: str) -> pd.DataFrame:
-    table = pd.read_parquet(score_file(backbone, method))
+    table = read_method_scores(backbone, method)
     return table[table.image_id == image_id]
 
 

@@ -3,15 +3,15 @@
 import argparse
 
 import numpy as np
-import pandas as pd
 
 from sacd.figures.layers import plot_layers
 from sacd.figures.style import rgb, save_figure
 from sacd.shards import Shards
-from stages.artefacts import TABLES, layers_file, sample_folder
+from stages.artefacts import layers_file, sample_folder
 from stages.common import Clock, run
 from stages.inputs import open_images, rows_over_classes
 from stages.settings import load_settings, pick
+from stages.tabular import read_table
 
 IMAGES_SHOWN = 4
 
@@ -35,7 +35,7 @@ def main() -> None:
         }
         for row in rows_over_classes(manifest, IMAGES_SHOWN)
     ]
-    table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
+    table = read_table("main")
     path = layers_file(name)
     save_figure(plot_layers(table, backbones, method, strips), path.with_suffix(""))
     clock.finish(path.with_suffix(".record.json"), {"layers": backbones, "method": method})

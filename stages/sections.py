@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from sacd.errors import SacdError
 from stages.concept_sections import ConceptSettings, EditSettings, ReadoutSettings
-from stages.mistakes import short
+from stages.method_sections import MethodSettings
 from stages.section import Name, Positive, Section, Share
 
 
@@ -139,83 +138,6 @@ class DecoderSettings(Section):
     widths: Annotated[list[Annotated[int, Field(gt=0, multiple_of=8)]], Field(min_length=1)]
     feature_weight: Annotated[float, Field(ge=0)]
     training: Training
-
-
-class RefinementSettings(Section):
-    """See `sacd.sampling.refinement.Refinement`."""
-
-    steps: Positive
-    rate: Annotated[float, Field(gt=0)]
-
-
-class AdapterMethod(Section):
-    """Ours: the prior, steered by an adapter. `features` are true ones, or null (what the prior
-    does by itself).
-
-    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`; of every `best_of`
-    samples the one with the nearest features is kept.
-    """
-
-    type: Literal["adapter"]
-    adapter: Name
-    features: Literal["true", "null"]
-    guidance: Annotated[float, Field(ge=0)]
-    guided_below: Share
-    steps: Positive
-    refinement: RefinementSettings | None
-    best_of: Positive
-    samples: Positive
-
-    @model_validator(mode="after")
-    def _null_is_not_guided(self) -> "AdapterMethod":
-        if self.features == "null" and (self.refinement or self.best_of > 1 or self.guidance != 1):
-            raise ValueError(
-                "features: 'null' leaves nothing to go by: refinement must be null, best_of 1 and "
-                "guidance 1."
-            )
-        return self
-
-
-class NearestMethod(Section):
-    """The `samples` training images with the nearest features, see `sacd.baselines.nearest`."""
-
-    type: Literal["nearest"]
-    samples: Positive
-
-
-class PixelMethod(Section):
-    """Optimisation of pixels, see `sacd.baselines.pixels`; the best of `restarts` is kept."""
-
-    type: Literal["pixels"]
-    steps: Positive
-    learning_rate: Annotated[float, Field(gt=0)]
-    variation: Annotated[float, Field(ge=0)]
-    norm: Annotated[float, Field(ge=0)]
-    restarts: Positive
-    samples: Positive
-
-
-class DecoderMethod(Section):
-    """A feed-forward decoder's one image."""
-
-    type: Literal["decoder"]
-    decoder: Name
-
-
-class GuidanceMethod(Section):
-    """Training-free guidance of the prior, see `sacd.baselines.guidance`."""
-
-    type: Literal["guidance"]
-    steps: Positive
-    strength: Annotated[float, Field(gt=0)]
-    recurrences: Positive
-    samples: Positive
-
-
-MethodSettings = Annotated[
-    AdapterMethod | NearestMethod | PixelMethod | DecoderMethod | GuidanceMethod,
-    Field(discriminator="type"),
-]
 
 
 class SweepSettings(Section):
@@ -390,29 +312,3 @@ class Settings(Section):
     readouts: dict[Name, ReadoutSettings]
     edits: dict[Name, EditSettings]
     compare: Compare
-
-
-def changed(method: MethodSettings, changes: dict[str, float | int]) -> MethodSettings:
-    """A method with other values at (dotted) keys; raises `SacdError` if it can't have them."""
-    values = method.model_dump()
-    for key, value in changes.items():
-        *parents, last = key.split(".")
-        place: Any = values
-        for parent in parents:
-            place = place.get(parent) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or last not in place:
-            raise SacdError(f"a method of type '{method.type}' has no '{key}' here.")
-        place[last] = value
-    try:
-        return type(method).model_validate(values)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise SacdError(f"{where}: {problem['msg']} (found: {short(problem['input'])})") from error
-
-
-def with_samples(method: MethodSettings, count: int) -> MethodSettings:
-    """A method with `count` samples an image; one that answers with one image stays as it is."""
-    if "samples" not in type(method).model_fields:
-        return method
-    return changed(method, {"samples": count})

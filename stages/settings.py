@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from sacd.errors import SacdError, unknown_name
 from stages.artefacts import adapter_folder, decoder_folder
 from stages.consistency import require_consistent
+from stages.method_sections import AdapterMethod, DecoderMethod
 from stages.mistakes import explain
-from stages.sections import AdapterMethod, DecoderMethod, Settings
+from stages.sections import Settings
 
 PARAMS = Path("params.yaml")
 

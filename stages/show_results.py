@@ -7,16 +7,17 @@ import pandas as pd
 from sacd.errors import SacdError
 from stages.artefacts import FIGURES, LOGS, REPORT, SHOWN, TABLES
 from stages.common import run
+from stages.tabular import read_table
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     if not (TABLES / "main.csv").exists():
         raise SacdError(f"{TABLES / 'main.csv'}: no such table yet; run snakemake first.")
-    table = pd.read_csv(TABLES / "main.csv", na_values="n/a")
+    table = read_table("main")
     columns = ["backbone", "method", "kind", *(name for name in SHOWN if table[name].notna().any())]
     print(table[columns].to_string(index=False, float_format="%.3f"))
-    checks = pd.read_csv(TABLES / "checks.csv")
+    checks = read_table("checks")
     print(f"\n{int(checks.holds.sum())} of {len(checks)} checks hold ({TABLES / 'checks.csv'})")
     print(f"seconds of jobs: {_seconds()}")
     print(f"table:  {TABLES / 'main.csv'}")

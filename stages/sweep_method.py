@@ -24,8 +24,9 @@ from stages.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from stages.common import Clock, content, device, run, work_folder
 from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
 from stages.inputs import others_of
+from stages.method_sections import changed
 from stages.methods import Draw, draw_all, prepare
-from stages.sections import Settings, SweepSettings, changed
+from stages.sections import Settings, SweepSettings
 from stages.settings import load_settings, pick
 from stages.tabular import write_csv
 

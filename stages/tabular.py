@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from sacd.files import atomic
+from sacd.files import atomic, readable
+from stages.artefacts import TABLES, score_file
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -26,3 +27,17 @@ def interval(row: Mapping[str, object], metric: str, digits: int = 3) -> str:
     if mean is None or mean != mean:
         return "n/a"
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def read_method_scores(backbone: str, method: str) -> pd.DataFrame:
+    """A row for each sample of a method, or for all references (`REFERENCE_SCORES`)."""
+    path = score_file(backbone, method)
+    with readable(path):
+        return pd.read_parquet(path)
+
+
+def read_table(name: str) -> pd.DataFrame:
+    """A table of results/tables; what does not apply is NaN."""
+    path = TABLES / f"{name}.csv"
+    with readable(path):
+        return pd.read_csv(path, na_values="n/a")

@@ -9,21 +9,19 @@ from sacd import parallel
 from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import create_adapter
 from sacd.files import write_json
-from sacd.images.manifest import read_manifest
 from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
 from stages.artefacts import (
-    MANIFEST,
     PRIOR,
-    PRIOR_PARTS,
+    PRIOR_FILES,
     adapter_folder,
     feature_folder,
     latent_folder,
 )
 from stages.common import Clock, content, device, progress, run, work_folder
-from stages.inputs import spread_rows, whitening_of
+from stages.inputs import others_of, spread_rows, whitening_of
 from stages.sections import AdapterSettings
 from stages.settings import load_settings, pick
 
@@ -64,8 +62,9 @@ def main() -> None:
 def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tuple[Adapter, Trained]:
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    labels = read_manifest(MANIFEST, "val").set_index("image_id").label[held_latents.ids].to_list()
-    held_rows = sorted(spread_rows(held_latents, HELD_OUT), key=lambda row: labels[row])
+    held_rows = spread_rows(held_latents, HELD_OUT)
+    held_out = held_features.read("features", held_rows)
+    others = others_of("val", [held_latents.ids[row] for row in held_rows])
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(seed)
     adapter = create_adapter(
@@ -89,7 +88,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
             lambda rows: latents.read("latents", rows),
             lambda rows: features.read("features", rows),
         ),
-        (held_latents.read("latents", held_rows), held_features.read("features", held_rows)),
+        (held_latents.read("latents", held_rows), held_out, held_out[others]),
         Recipe(**chosen.training.model_dump(), seed=seed),
         chosen.drop,
         work_folder(
@@ -100,7 +99,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
             chosen.model_dump(),
             content(features.folder / INDEX),
             content(latents.folder / INDEX),
-            *(content(PRIOR / part) for part in PRIOR_PARTS),
+            *(content(file) for file in PRIOR_FILES),
         ),
         device(),
         progress(f"adapter {backbone} {name}"),

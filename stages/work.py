@@ -23,15 +23,15 @@ from sacd.numerics import numerics
 from sacd.prior.prior import Prior, decode, encode, latent_shape
 from stages.architecture import random_adapter, random_backbone, random_prior
 from stages.artefacts import SPLITS
-from stages.sections import (
+from stages.method_sections import (
     AdapterMethod,
     GuidanceMethod,
     MethodSettings,
     NearestMethod,
     PixelMethod,
-    Settings,
     changed,
 )
+from stages.sections import Settings
 
 HALF = 2  # bytes of a number in fp16
 CHECKPOINTED = 16  # bytes a trained weight: itself, its average and AdamW's two moments in fp32

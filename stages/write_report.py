@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from sacd.files import readable
 from stages.artefacts import FIGURES, REPORT, SHOWN, TABLES
 from stages.common import run
 from stages.page import picture, write_page
@@ -39,13 +40,17 @@ def main() -> None:
 
 def _main_table() -> list[dict[str, str]]:
     """The metrics of main.md, as its cells show them."""
-    lines = (TABLES / "main.md").read_text().splitlines()
+    path = TABLES / "main.md"
+    with readable(path):
+        lines = path.read_text().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return [dict(zip(("backbone", "method", *SHOWN), row, strict=True)) for row in rows[2:]]
 
 
 def _csv(name: str) -> pd.DataFrame:
-    return pd.read_csv(TABLES / f"{name}.csv", keep_default_na=False)
+    path = TABLES / f"{name}.csv"
+    with readable(path):
+        return pd.read_csv(path, keep_default_na=False)
 
 
 def _table(caption: str, table: pd.DataFrame, title: str) -> str:

@@ -34,7 +34,7 @@ def train_adapter(
     adapter: Adapter,
     prior: Prior,
     pairs: Pairs,
-    held_out: tuple[Tensor, Tensor],
+    held_out: tuple[Tensor, Tensor, Tensor],
     recipe: Recipe,
     drop: float,
     work: Path,
@@ -44,8 +44,8 @@ def train_adapter(
     """Minimise the prior's own denoising loss given the features (FeatInv, section 3).
 
     With probability `drop` an image's features are replaced by the null feature, which makes the
-    unconditional branch for guidance. held_out: (latents, features) of validation images for
-    `condition_check`. The adapter ends with averaged weights.
+    unconditional branch for guidance. held_out: (latents, features, shuffled) of validation images
+    for `condition_check`. The adapter ends with averaged weights.
     """
     parameters = dict(adapter.requires_grad_(True).named_parameters())
     unet, scheduler = prior.unet, prior.scheduler
@@ -79,20 +79,19 @@ def condition_check(
     prior: Prior,
     latents: Tensor,
     features: Tensor,
+    shuffled: Tensor,
     recipe: Recipe,
     device: torch.device,
 ) -> dict[str, float]:
     """Denoising loss on fixed images with the true, shuffled and null feature.
 
-    Shuffled features are rolled by half the images, which come class by class, so that they are of
-    another class.
-    The same noise and timesteps serve all three, so the losses differ by the feature alone.
-    `margin` is how far true lies below shuffled, and `margin_error` its standard error over images:
-    see `uses_condition`.
+    `shuffled` are features of other images, of other classes where that can be. The same noise and
+    timesteps serve all three, so the losses differ by the feature alone. `margin` is how far true
+    lies below shuffled, and `margin_error` its standard error over images:     see `uses_condition`.
     """
     hints = {
         "loss_true": adapter.hint(features.to(device)),
-        "loss_shuffled": adapter.hint(features.roll(len(features) // 2, 0).to(device)),
+        "loss_shuffled": adapter.hint(shuffled.to(device)),
         "loss_null": adapter.null_hint(len(features)),
     }
     losses = {name: torch.zeros(len(latents), device=device) for name in hints}

@@ -17,7 +17,7 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
-from stages.artefacts import PRIOR_PARTS
+from stages.artefacts import PRIOR_FILES, PRIOR_PARTS, VAE_PARTS
 from stages.code import code_version
 from stages.report_figures import more_figures
 from stages.settings import load_settings, section

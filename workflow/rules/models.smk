@@ -1,7 +1,7 @@
 # Networks: imported where params.yaml names a source, trained on the train split where it says so.
 IMAGES = [f"data/images/{split}/index.json" for split in ("train", "val")]
 MANIFEST = "data/manifest.parquet"
-PRIOR = [f"models/prior/{part}" for part in PRIOR_PARTS]
+PRIOR = [str(file) for file in PRIOR_FILES]
 
 
 rule make_backbone:
@@ -31,7 +31,7 @@ rule make_autoencoder:
     input:
         IMAGES,
         MANIFEST,
-        shipped(SETTINGS.prior.source, *(part for part in PRIOR_PARTS if "vae" in part)),
+        shipped(SETTINGS.prior.source, *VAE_PARTS),
     output:
         "models/autoencoder/config.json",
         "models/autoencoder/diffusion_pytorch_model.safetensors",
