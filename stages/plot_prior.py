@@ -39,9 +39,13 @@ def main() -> None:
 
 def dream(prior: Prior, count: int, size: int, seed: int) -> Tensor:
     """Images that the prior draws from noise alone: uint8 (count, 3, size, size)."""
-    noise = initial_noise(seed, [("prior", k) for k in range(count)], latent_shape(prior, size))
+    keys = [("prior", k) for k in range(count)]
+    shape = (1 + STEPS, *latent_shape(prior, size))
     with numerics(device(), "bf16"):
-        latents = [sample_prior(prior, part.to(device()), STEPS) for part in noise.split(BATCH)]
+        latents = [
+            sample_prior(prior, initial_noise(seed, keys[n : n + BATCH], shape).to(device()))
+            for n in range(0, count, BATCH)
+        ]
     return decode_latents(prior.vae, torch.cat(latents), device())
 
 

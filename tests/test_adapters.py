@@ -305,7 +305,7 @@ class TestStorage:
             load_adapter(tmp_path / "adapter", prior.unet)
 
 
-def check(adapter, prior: Prior, latents: Tensor, features: Tensor) -> dict[str, float]:
+def check(adapter, prior, latents: Tensor, features: Tensor) -> dict[str, float]:
     """The check, with features shuffled by half."""
     shuffled = features.roll(len(features) // 2, 0)
     return condition_check(adapter, prior, latents, features, shuffled, RECIPE, CPU)

@@ -1,6 +1,6 @@
 """The sampling loop: from noise to latents, guided by features against the null feature."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from diffusers import DPMSolverMultistepScheduler
@@ -51,14 +51,19 @@ def sample_latents(
 
 
 @torch.no_grad()
-def sample_prior(prior: Prior, noise: Tensor, steps: int) -> Tensor:
-    """Draw latents (N, c, H, W) from the prior alone, without an adapter."""
+def sample_prior(prior: Prior, noise: Tensor) -> Tensor:
+    """Draw latents (N, c, H, W) from the prior alone, in S steps.
+
+    noise: (N, S + 1, c, H, W), what the drawing starts from and what each step adds. Where no
+    features hold a scene together, the steps' fresh noise corrects the errors of those before.
+    """
+    start, *added = noise.unbind(1)
     prompts = prior.prompts(len(noise))
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
 
-    return integrate(prior, predict, noise, steps)
+    return integrate(prior, predict, start, len(added), added)
 
 
 def integrate(
@@ -66,32 +71,33 @@ def integrate(
     predict: Callable[[Tensor, Tensor], Tensor],
     noise: Tensor,
     steps: int,
+    added: Sequence[Tensor] | None = None,
 ) -> Tensor:
     """Follow `predict(latents, timestep)` from noise to latents by DPM-Solver++ 2M.
 
     The solver (Lu et al. 2022) adds no noise on its way: the noise at the start decides all.
+    With noise for each step, `added`, it is the stochastic form, SDE-DPM-Solver++ 2M.
     """
-    scheduler = solver(prior)
+    scheduler = solver(prior, "dpmsolver++" if added is None else "sde-dpmsolver++")
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
-    for time in scheduler.timesteps:
+    for number, time in enumerate(scheduler.timesteps):
         scaled = scheduler.scale_model_input(latents, time)
         predicted = predict(scaled, time)
-        latents = scheduler.step(predicted, time, latents).prev_sample
+        fresh = None if added is None else added[number]
+        latents = scheduler.step(predicted, time, latents, variance_noise=fresh).prev_sample
     return latents
 
 
-def solver(prior: Prior) -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M on the prior's own noise schedule.
-
-    It steps down from the last timestep.
+def solver(prior: Prior, algorithm: str = "dpmsolver++") -> DPMSolverMultistepScheduler:
+    """DPM-Solver++ 2M on the prior's own noise schedule, stepping down from its last timestep.
 
     The clip of lambda is the authors' advice for cosine schedules, whose signal-to-noise ratio
     reaches zero.
     """
     return DPMSolverMultistepScheduler.from_config(
         prior.scheduler.config,
-        algorithm_type="dpmsolver++",
+        algorithm_type=algorithm,
         solver_order=2,
         timestep_spacing="trailing",
         lambda_min_clipped=-5.1,
