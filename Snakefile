@@ -44,6 +44,7 @@ rule all:
         [f"results/concepts/{name}.record.json" for name in COMPARE.concepts],
         [f"results/edits/{name}.record.json" for name in COMPARE.edits],
         [f"results/disentanglement/{name}.record.json" for name in COMPARE.disentangled],
+        [f"models/readouts/{name}/record.json" for name in COMPARE.readouts],
 
 
 rule models:

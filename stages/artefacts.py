@@ -18,6 +18,7 @@ VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE_PARTS = ("vae/diffusion_pytorch_model.safetensors", "vae/config.json")
 PRIOR_PARTS = (  # all that decides what a prior draws
     "unet/diffusion_pytorch_model.safetensors",
+    "unet/config.json",
     *VAE_PARTS,
     "scheduler/scheduler_config.json",
     "null_prompt.safetensors",

@@ -1,6 +1,7 @@
 """The command `sacd`: one image at a time, with a trained adapter."""
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,18 @@ from stages.common import run
 
 def main() -> None:
     """Entry point of the console script."""
+    arguments = vars(create_parser().parse_args())
+    command = arguments.pop("command")
+    run(lambda: command(**arguments))
+
+
+def create_parser() -> argparse.ArgumentParser:
+    """All commands and their options."""
     parser = argparse.ArgumentParser(prog="sacd", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_invert, _add_explain, _add_steer, _add_compose, _add_learn):
         add(commands)
-    arguments = vars(parser.parse_args())
-    command = arguments.pop("command")
-    run(lambda: command(**arguments))
+    return parser
 
 
 def _add_invert(commands: Any) -> None:
@@ -59,7 +65,7 @@ def _add_steer(commands: Any) -> None:
         help="where it is from; default: those that the experiment found",
     )  # fmt: skip
     command.add_argument(
-        "--strengths", type=float, nargs="+", default=[-1.0, 1.0, 2.0], metavar="A",
+        "--strengths", type=_number, nargs="+", default=[-1.0, 1.0, 2.0], metavar="A",
         help="in units of the concept's scale; 0 is always drawn",
     )  # fmt: skip
     command.add_argument(
@@ -81,7 +87,7 @@ def _add_compose(commands: Any) -> None:
     _add_drawing(command)
     command.add_argument("other", type=Path, metavar="OTHER")
     command.add_argument(
-        "--shares", type=float, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], metavar="T",
+        "--shares", type=_number, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], metavar="T",
         help="of the other image in the mixture",
     )  # fmt: skip
     command.add_argument("--path", choices=("line", "sphere"), default="line")
@@ -102,7 +108,7 @@ def _add_learn(commands: Any) -> None:
     command.add_argument("--negative", type=Path, required=True, metavar="DIR", help="without it")
     _add_adapter(command)
     command.add_argument("--out", type=Path, required=True, metavar="FILE", help=".safetensors")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", type=_seed, default=0)
     command.set_defaults(command=_learn)
 
 
@@ -117,8 +123,8 @@ def _add_drawing(command: argparse.ArgumentParser) -> None:
     _add_adapter(command)
     command.add_argument("--samples", type=int, default=4, metavar="K")
     command.add_argument("--out", type=Path, required=True, metavar="FILE")
-    command.add_argument("--seed", type=int, default=0)
-    for option, kind in (("--steps", int), ("--guidance", float)):
+    command.add_argument("--seed", type=_seed, default=0)
+    for option, kind in (("--steps", int), ("--guidance", _number)):
         command.add_argument(option, type=kind, help="default: as the experiment's method has")
 
 
@@ -133,6 +139,20 @@ def _add_mask(command: argparse.ArgumentParser, meaning: str) -> None:
     command.add_argument(
         "--mask", type=Path, metavar="FILE", help=f"{meaning}: white, of the inverted square's size"
     )
+
+
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text} is not finite")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 2**32:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to {2**32 - 1}")
+    return value
 
 
 if __name__ == "__main__":

@@ -91,6 +91,8 @@ def _require_comparison(settings: Settings) -> None:
             f"compare.judge: '{compare.judge}' is itself inverted (compare.backbones); "
             f"a judge must be a network that no adapter saw."
         )
+    if compare.methods and not compare.adapters:
+        raise SacdError("compare.adapters: is empty, but figures and tables of training need one.")
     if compare.probes and settings.images.source != "shapes":
         raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
 
@@ -209,7 +211,14 @@ def _require_told(settings: Settings, edit: str) -> None:
         raise SacdError(f"{where} must be of type 'steering'.")
     if max(chosen.strengths) <= 0:
         raise SacdError(f"{where}: edits.{edit}.strengths must have one above 0.")
-    if not isinstance(settings.concepts[chosen.concepts], LabelledConcepts):
+    concepts = settings.concepts[chosen.concepts]
+    if not isinstance(concepts, LabelledConcepts):
         raise SacdError(f"{where}: concepts.{chosen.concepts} must be of type 'labels'.")
-    if not settings.compare.readouts:
-        raise SacdError(f"{where} needs compare.readouts, which tell the factors.")
+    told = {
+        column for name in settings.compare.readouts for column in settings.readouts[name].columns
+    }
+    if told.isdisjoint(concepts.columns):
+        raise SacdError(
+            f"{where} needs compare.readouts that tell what concepts.{chosen.concepts}.columns "
+            f"name ({', '.join(concepts.columns)})."
+        )

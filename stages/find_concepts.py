@@ -83,10 +83,11 @@ def main() -> None:
 def _factors(
     chosen: FactoredConcepts, values: Tensor, seed: int, where: str
 ) -> tuple[list[str], Tensor]:
-    channels = values.shape[1]
-    if chosen.type != "dictionary" and chosen.count > channels:
+    count, channels = values.shape
+    if chosen.type != "dictionary" and chosen.count > min(count, channels):
         raise SacdError(
-            f"{where}: {chosen.count} asked for, but features have {channels} channels."
+            f"{where}: {chosen.count} asked for, but features have {channels} channels, at {count} "
+            f"locations in all."
         )
     match chosen.type:
         case "pca":

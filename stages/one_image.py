@@ -12,7 +12,7 @@ from sacd.errors import SacdError
 from sacd.figures.mosaic import mosaic
 from sacd.files import atomic
 from sacd.images.collection import Unusable, load_square
-from sacd.sampling.inverter import Inverter
+from sacd.sampling.inverter import Inverter, experiment_of
 from stages.common import device
 from stages.method_sections import AdapterMethod
 from stages.settings import PARAMS, load_settings
@@ -49,6 +49,8 @@ def open_request(request: Request, *more: Path) -> Opened:
         raise SacdError("--samples must be at least 1.")
     if request.steps is not None and request.steps < 1:
         raise SacdError("--steps must be at least 1.")
+    if request.guidance is not None and request.guidance < 0:
+        raise SacdError("--guidance must not be less than 0.")
     files = [(path, read_file(path)) for path in (request.image, *more)]
     inverter = Inverter.from_pretrained(request.adapter, device=str(device()))
     squares = [square(path, data, inverter.image_size) for path, data in files]
@@ -86,16 +88,15 @@ def draw(request: Request, opened: Opened, maps: Tensor) -> Tensor:
 
 
 def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Arguments of `Inverter.invert`: what is given, else as the experiment's first method has it
+    """Arguments of `Inverter.sample`: what is given, else as the experiment's first method has it
     that draws with this adapter; without such a method, the library's own defaults."""
-    place = adapter.resolve()
-    params = place.parents[2] / PARAMS
+    params = experiment_of(adapter) / PARAMS
     methods = load_settings(params).methods.values() if params.exists() else ()
     values: dict[str, Any] = {}
     for method in methods:
         if not isinstance(method, AdapterMethod) or method.features == "null":
             continue
-        if method.adapter == place.name:
+        if method.adapter == adapter.resolve().name:
             values = method.model_dump(include={"steps", "guidance", "guided_below"})
             break
     given = {"steps": steps, "guidance": guidance}

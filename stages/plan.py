@@ -1,7 +1,8 @@
 """Say what an experiment will take before it is run: jobs, operations, hours and disk, by rule.
 
 Hours come from the rates in benchmarks/rates/, measured by benchmarks/rates.py: a file a device.
-Nothing is read but params.yaml, nothing is made.
+Nothing is made. What is read is params.yaml, the configuration of the prior that it names, and the
+list of images.
 """
 
 import argparse

@@ -22,7 +22,7 @@ class Images(Section):
     with ImageNet's official archives."""
 
     source: str
-    size: Annotated[int, Field(ge=16)]
+    size: Annotated[int, Field(ge=32)]  # as the smallest photograph that is read
     classes: Literal["all"] | Positive | Annotated[list[str], Field(min_length=1)]
     per_class: PerClass
     max_skipped: Share
@@ -297,7 +297,7 @@ class Settings(Section):
     """
 
     root: str
-    seed: Annotated[int, Field(ge=0)]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]  # what scikit-learn takes
     images: Images
     backbones: dict[Name, BackboneSettings]
     prior: PriorSettings

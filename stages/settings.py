@@ -16,16 +16,33 @@ from stages.sections import Settings
 PARAMS = Path("params.yaml")
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a mapping in which a key stands twice, of which YAML would keep the last."""
+
+    def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        known = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in known:
+                raise yaml.MarkedYAMLError(
+                    problem=f"the key '{key.value}' stands twice", problem_mark=key.start_mark
+                )
+            known.add(str(key.value))
+        return node
+
+
 def load_settings(path: Path = PARAMS) -> Settings:
     """Read and check params.yaml; every mistake in it is named in one `SacdError`."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        raw = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError as error:
         raise SacdError(
             f"{path.absolute()}: no such file; run in an experiment's folder "
             f"(or snakemake --directory FOLDER)."
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SacdError(f"{path}: cannot be read ({error.strerror}).") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, say
         raise SacdError(f"{path}: not valid YAML: {error}") from error
     try:
         settings = Settings.model_validate(raw)

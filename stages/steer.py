@@ -15,6 +15,7 @@ from sacd.errors import SacdError, unknown_name
 from sacd.figures.edits import plot_edit_examples
 from sacd.figures.style import render, rgb
 from sacd.files import atomic
+from sacd.sampling.inverter import experiment_of
 from stages.artefacts import concept_folder
 from stages.one_image import Opened, Request, draw, open_request, read_file, require_kind, square
 
@@ -109,18 +110,24 @@ def _directions(request: SteerRequest, opened: Opened) -> Directions:
     if request.concepts is not None:
         return Directions.load(request.concepts)
     backbone = opened.inverter.adapter.config.backbone
-    experiment = request.adapter.resolve().parents[2]
-    folder = (experiment / concept_folder(backbone, "any")).parent
-    sets = [Directions.load(path) for path in sorted(folder.glob("*/directions.safetensors"))]
-    for found in sets:
-        if request.concept in found.names:
-            return found
+    folder = (experiment_of(request.adapter) / concept_folder(backbone, "any")).parent
+    sets = {path: Directions.load(path) for path in sorted(folder.glob("*/directions.safetensors"))}
+    having = {path: found for path, found in sets.items() if request.concept in found.names}
+    if len(having) == 1:
+        return next(iter(having.values()))
+    if having:
+        raise SacdError(
+            f"several sets of concepts have a '{request.concept}'; say which by --concepts: "
+            f"{', '.join(map(str, having))}."
+        )
     if not sets:
         raise SacdError(
             f"{folder}: no concepts here. Name some in compare.concepts of params.yaml and run the "
             f"experiment, or give --concepts FILE, as `sacd learn` makes it."
         )
-    raise unknown_name("concept", request.concept, [name for s in sets for name in s.names])
+    raise unknown_name(
+        "concept", request.concept, [name for found in sets.values() for name in found.names]
+    )
 
 
 def _region(

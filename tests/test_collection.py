@@ -337,6 +337,15 @@ class TestLoading:
         assert size == (33, 60)
         assert box == (0, 13, 33, 46)
 
+    def test_a_picture_lies_upright_as_its_camera_says(self):
+        upright = Image.fromarray(np.random.default_rng(0).integers(0, 255, (60, 40, 3), np.uint8))
+        lying, exif, file = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif(), io.BytesIO()
+        exif[0x0112] = 6  # to be turned clockwise by a quarter
+        lying.save(file, "PNG", exif=exif)
+        square, size, box = load_square(file.getvalue(), 40)
+        assert (size, box) == ((40, 60), (0, 10, 40, 50))
+        assert np.array_equal(square, np.asarray(upright)[10:50])
+
     @pytest.mark.parametrize("size", [(SMALLEST - 1, 200), (200, SMALLEST - 1)])
     def test_tiny_pictures_are_unusable_with_their_size(self, size: tuple[int, int]):
         with pytest.raises(Unusable, match=rf"too small: {size[0]}x{size[1]} px, needs {SMALLEST}"):

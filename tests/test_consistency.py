@@ -27,6 +27,20 @@ class TestImpossibleCombinations:
                 "compare.judge: 'tiny_a' is itself inverted (compare.backbones)",
             ),
             (
+                {
+                    "compare.adapters": [],
+                    "compare.methods": ["nearest"],
+                    "compare.ranking": [],
+                    "compare.main_method": "nearest",
+                },
+                "compare.adapters: is empty, but figures and tables of training need one",
+            ),
+            (
+                {**STEERED, "readouts.factors.columns": ["shape"]},
+                "compare.disentangled: 'fills' needs compare.readouts that tell what "
+                "concepts.factors.columns name (",
+            ),
+            (
                 {"images.per_class.train": 2},
                 "images.per_class: train must not be less than test",
             ),
@@ -160,7 +174,7 @@ class TestImpossibleCombinations:
             ),
             (
                 {**STEERED, "compare.readouts": []},
-                "compare.disentangled: 'fills' needs compare.readouts, which tell the factors",
+                "compare.disentangled: 'fills' needs compare.readouts that tell what",
             ),
             (
                 {"methods.unconditional.best_of": 2},

@@ -11,7 +11,9 @@ from PIL import Image
 
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
-from sacd.concepts.edits import steer
+from sacd.concepts.edits import mix_on_sphere, steer, transplant
+from sacd.concepts.regions import active_region
+from stages.cli import create_parser
 
 # What a command that draws is told besides.
 QUICK = ("--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2")
@@ -95,6 +97,88 @@ class TestCommands:
         region = torch.ones(2, *maps.shape[-2:], dtype=torch.bool)
         expected = float(landed(before, after, (moved - maps).expand_as(after), region).mean())
         assert shown == pytest.approx(expected, abs=1e-3)
+
+    @pytest.mark.parametrize("options", [["--where", "active"], ["--mask", "mask.png"]])
+    def test_steering_is_bound_to_its_region(self, call: Callable, monkeypatch, options: list[str]):
+        import stages.steer
+
+        given = []
+
+        def spy(features: torch.Tensor, vector, step: float, region: torch.Tensor) -> torch.Tensor:
+            given.append((features, region))
+            return steer(features, vector, step, region)
+
+        monkeypatch.setattr(stages.steer, "steer", spy)
+        status, stderr = call("steer", "a.png", "--concept", "red", *options)
+        assert status == 0, stderr
+        found = Directions.load(Path("concepts/tiny/mine/directions.safetensors"))
+        features, region = given[0]
+        left = torch.arange(features.shape[-1]).expand(region.shape) < features.shape[-1] / 2
+        expected = left if "--mask" in options else active_region(features, found, 0)
+        assert 0 < int(expected.sum()) < expected.numel()
+        assert torch.equal(region, expected)
+
+    def test_composing_goes_along_the_path_that_is_named(
+        self, experiment: Path, capsys, monkeypatch
+    ):
+        from stages.compose import WAYS
+
+        taken = []
+
+        def spy(first: torch.Tensor, second: torch.Tensor, share: float) -> torch.Tensor:
+            taken.append(share)
+            return mix_on_sphere(first, second, share)
+
+        monkeypatch.setitem(WAYS, "sphere", spy)
+        composed(capsys, "a.png", "b.png", "--shares", "0.5", "--path", "line")
+        assert not taken
+        composed(capsys, "a.png", "b.png", "--shares", "0.5", "--path", "sphere")
+        assert taken == [0.5]
+
+    def test_a_transplant_takes_what_is_white(self, experiment: Path, capsys, monkeypatch):
+        import stages.compose
+
+        given = []
+
+        def spy(own: torch.Tensor, other: torch.Tensor, region: torch.Tensor) -> torch.Tensor:
+            given.append(region)
+            return transplant(own, other, region)
+
+        monkeypatch.setattr(stages.compose, "transplant", spy)
+        composed(capsys, "a.png", "b.png", "--mask", "mask.png")
+        (region,) = given
+        side = region.shape[-1]
+        assert region[0].tolist() == [[column < side / 2 for column in range(side)]] * side
+
+    def test_a_concept_of_several_sets_wants_to_know_which(self, call: Callable, experiment: Path):
+        other = experiment / "concepts/tiny/yours/directions.safetensors"
+        other.parent.mkdir()
+        Directions.measured(["red", "blue"], normal(2, 12), normal(50, 12)).save(other)
+        message = one_message(*call("steer", "a.png", "--concept", "red"))
+        assert message.startswith("several sets of concepts have a 'red'; say which by --concepts:")
+        assert "tiny/mine/directions.safetensors" in message
+        assert "tiny/yours/directions.safetensors" in message
+        for options in (["red", "--concepts", str(other)], ["blue"]):
+            status, stderr = call("steer", "a.png", "--concept", *options)
+            assert status == 0, stderr
+
+    def test_a_guidance_below_zero(self, call: Callable):
+        message = one_message(*call("steer", "a.png", "--concept", "red", "--guidance", "-3"))
+        assert message == "--guidance must not be less than 0.\n"
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (["--strengths", "nan"], "argument --strengths: nan is not finite"),
+            (["--guidance", "inf"], "argument --guidance: inf is not finite"),
+            (["--seed", "-1"], "argument --seed: -1 is not from 0 to 4294967295"),
+        ],
+    )
+    def test_numbers_that_mean_nothing(self, capsys, options: list[str], expected: str):
+        given = ["steer", "a.png", "--concept", "red", "--out", "out.png", *QUICK, *options]
+        with pytest.raises(SystemExit):
+            create_parser().parse_args(given)
+        assert capsys.readouterr().err.splitlines()[-1] == f"sacd steer: error: {expected}"
 
     def test_a_concept_that_there_is_not(self, call: Callable):
         message = one_message(*call("steer", "a.png", "--concept", "stripe"))

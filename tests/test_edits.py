@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
-from conftest import Checkout, normal, one_message
+from conftest import ROOT, Checkout, normal, one_message
 from PIL import Image
+from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -22,7 +24,8 @@ from sacd.concepts.regions import active_region, centre, object_region, right_ha
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
-from stages.edits import labelled
+from stages.concept_sections import EditSettings
+from stages.edits import Subjects, edits_of, labelled
 from stages.evaluation import read_parts
 from stages.inputs import others_of, spread_rows
 from stages.settings import load_settings
@@ -125,6 +128,43 @@ def test_a_direction_is_of_the_column_that_names_it(tmp_path: Path, fixture_para
     assert labelled(settings, "factors", "fill_stripes") == ("fill", "stripes")
     assert labelled(settings, "factors", "fill_period_high") == ("fill_period", "high")
     assert labelled(settings, "nmf", "nmf_1") == (None, "nmf_1")
+
+
+class TestWhatIsAsked:
+    """Feature maps of two images on a 4x4 grid, and the truth about their objects."""
+
+    OWN = torch.tensor([1.0, 2.0])[:, None, None, None].expand(2, 3, 4, 4)
+    # The first image's object fills the left half; the second's all but the lowest quarter.
+    PLACES = torch.arange(8)
+    MASKS = torch.stack([PLACES[None].expand(8, 8) < 4, PLACES[:, None].expand(8, 8) < 6])
+
+    def edited(self, edit: dict[str, Any], masks: Tensor = MASKS) -> list[list[list[float]]]:
+        chosen = TypeAdapter(EditSettings).validate_python(
+            {"images": 2, "samples": 1, "methods": ["spatial"], **edit}
+        )
+        images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+        subjects = Subjects(["a", "b"], images, self.OWN, {}, masks, torch.tensor([1, 0]), {})
+        settings = load_settings(ROOT / "tests/fixture/params.yaml")
+        before, after = edits_of(settings, chosen, "tiny_a", subjects)
+        assert (before.level, after.level) == (0, 1)
+        assert torch.equal(before.features, self.OWN)
+        return after.features[:, 0].tolist()
+
+    def test_a_union_adds_the_others_object_where_ones_own_is_not(self):
+        first, second = self.edited({"type": "union"})
+        assert first == [[1, 1, 2, 2]] * 3 + [[1, 1, 1, 1]]
+        assert second == [[2, 2, 2, 2]] * 3 + [[1, 1, 2, 2]]
+
+    def test_a_transplant_takes_all_of_the_others_object(self):
+        first, second = self.edited({"type": "transplant", "region": "object"})
+        assert first == [[2, 2, 2, 2]] * 3 + [[1, 1, 1, 1]]
+        assert second == [[1, 1, 2, 2]] * 4
+
+    def test_a_removal_needs_something_to_fill_the_place_with(self):
+        removal = {"type": "removal", "region": "object"}
+        assert self.edited(removal) == self.OWN[:, 0].tolist()
+        with pytest.raises(SacdError, match="a removal of 'object' leaves nothing of a 4x4 map"):
+            self.edited(removal, torch.ones(2, 8, 8, dtype=torch.bool))
 
 
 class TestRules:

@@ -14,6 +14,8 @@ import pytest
 import yaml
 from conftest import ROOT, Checkout, compare_all, environment
 from dry_run import Job, planned
+from dvc.dependency.param import ParamsDependency
+from dvc.repo import Repo
 
 from stages.code import code_files
 
@@ -50,8 +52,6 @@ def jobs(two: Checkout) -> list[Job]:
 @pytest.fixture(scope="module")
 def graph(two: Checkout) -> Iterator[Any]:
     """DVC's own graph of its stages; an edge leads from a stage to one that it needs."""
-    from dvc.repo import Repo
-
     with pytest.MonkeyPatch.context() as patch, Repo(str(two.experiment)) as repo:
         patch.chdir(two.experiment)
         whole = repo.index.graph
@@ -115,16 +115,31 @@ class TestOneGraph:
             target(stage["cmd"]): stage.get("params", {}).get("params.yaml", {})
             for stage in lock.values()
         }
-        noted = {}
-        for path in (recorded.experiment / ".snakemake/metadata").iterdir():
-            literals = [ast.literal_eval(text) for text in json.loads(path.read_text())["params"]]
-            sections = next((value for value in literals if isinstance(value, dict)), {})
-            noted[decoded(path.name)] = {k: json.loads(text) for k, text in sections.items()}
+        noted = noted_sections(recorded)
         assert set(stages) <= set(noted)
         for made, sections in stages.items():
             assert set(noted[made]) == set(sections), made
             assert noted[made] == sections, made
         assert sum(map(len, stages.values())) > 30
+
+    def test_sections_of_every_rule_are_the_same(self, compared: Checkout):
+        """Those that Snakemake noted and those that dvc.yaml names, whatever they hold."""
+        with pytest.MonkeyPatch.context() as patch, Repo(str(compared.experiment)) as repo:
+            patch.chdir(compared.experiment)
+            named = {
+                target(stage.cmd): {
+                    path
+                    for dependency in stage.deps
+                    if isinstance(dependency, ParamsDependency)
+                    for path in dependency.params
+                }
+                for stage in repo.index.stages
+                if Path(stage.path).parent == compared.experiment
+            }
+        noted = noted_sections(compared)
+        assert len({section for made in named for section in noted[made]}) > 15
+        for made, sections in named.items():
+            assert set(noted[made]) == sections, made
 
     def test_code_is_what_the_stages_import(self):
         """Named by dvc.yaml, found by `code_files`, and really imported by each stage."""
@@ -167,6 +182,16 @@ def says_nothing(path: Path) -> bool:
 
 def target(command: str) -> str:
     return command.split()[1]
+
+
+def noted_sections(checkout: Checkout) -> dict[str, dict[str, Any]]:
+    """By output, the sections of params.yaml that Snakemake noted when it made it."""
+    noted = {}
+    for path in (checkout.experiment / ".snakemake/metadata").iterdir():
+        literals = [ast.literal_eval(text) for text in json.loads(path.read_text())["params"]]
+        sections = next((value for value in literals if isinstance(value, dict)), {})
+        noted[decoded(path.name)] = {k: json.loads(text) for k, text in sections.items()}
+    return noted
 
 
 def decoded(name: str) -> str:

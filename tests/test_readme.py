@@ -2,15 +2,18 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from stages.cli import create_parser
 from stages.settings import load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = "\n".join([README, *(page.read_text() for page in sorted((ROOT / "docs").glob("*.md")))])
 
 
 def test_readme_shows_the_committed_tables() -> None:
@@ -50,5 +53,17 @@ def test_links_and_pictures_exist() -> None:
 
 def test_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^|`)make ([a-z]+)", README, re.M):
+    for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
+    programs = re.findall(r"python ((?:benchmarks|workflow)/\w+\.py)", PAGES)
+    assert len(programs) > 3
+    assert [program for program in programs if not (ROOT / program).exists()] == []
+
+
+def test_printed_commands_are_ones_that_sacd_takes() -> None:
+    fenced = "\n".join(re.findall(r"^```\w*\n(.*?)^```", PAGES, re.S | re.M))
+    printed = re.findall(r"^ *(?:\S+/)?sacd ((?:.*\\\n)*.*)$", fenced, re.M)
+    assert len(printed) > 5
+    for line in printed:
+        words = shlex.split(line.replace("\\\n", " "), comments=True)
+        assert create_parser().parse_args(words).command

@@ -92,8 +92,9 @@ class TestWrongValues:
         [
             ("seed", "1"),
             ("seed", -1),
+            ("seed", 2**32),
             ("images.size", 64.0),
-            ("images.size", 8),
+            ("images.size", 31),
             ("images.classes", "most"),
             ("images.classes", 0),
             ("images.per_class.val", 0),
@@ -150,6 +151,24 @@ class TestFile:
         path = tmp_path / "params.yaml"
         path.write_text(f"root: .\n{text}\n")
         with pytest.raises(SacdError, match=r"(?s)params\.yaml: not valid YAML: .*line [23]"):
+            load_settings(path)
+
+    def test_a_key_that_stands_twice_is_named(self, tmp_path: Path):
+        path = tmp_path / "params.yaml"
+        path.write_text(
+            "seed: 1\nimages: &some\n  size: 64\n  size: 32\nmore: {<<: *some, size: 1}\n"
+        )
+        with pytest.raises(SacdError, match=r"(?s)the key 'size' stands twice.*line 4"):
+            load_settings(path)
+
+    def test_a_folder_is_no_file(self, tmp_path: Path):
+        with pytest.raises(SacdError, match=r"cannot be read \(Is a directory\)"):
+            load_settings(tmp_path)
+
+    def test_a_day_that_there_is_not(self, tmp_path: Path):
+        path = tmp_path / "params.yaml"
+        path.write_text("root: 2024-99-99\n")
+        with pytest.raises(SacdError, match=r"params\.yaml: not valid YAML: month must be"):
             load_settings(path)
 
     @pytest.mark.parametrize("text", ["", "just text", "- a\n- list\n"])

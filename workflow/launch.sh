@@ -6,6 +6,9 @@
 set -euo pipefail
 nodes=$1 processes=$2
 shift 2
+# How long torchrun lets processes answer a request to stop before it kills them: nearly all of the
+# two minutes of warning that a scheduler gives (workflow/profiles/slurm), for checkpoints are large.
+export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
 
 if [[ $nodes == 1 && $processes == 1 ]]; then
     exec python -m "$@"

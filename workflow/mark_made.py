@@ -20,7 +20,8 @@ def main() -> None:
         print("\n".join(found), file=sys.stderr)
         sys.exit(
             f"{folder}: not what dvc.lock records (see above), so nothing was marked as made. "
-            f"Undo the edits and pull again, or run snakemake."
+            f"Undo the edits and pull again, or run snakemake: features and latents that were made "
+            f"anew on other hardware may be rounded otherwise, and so may what comes of them."
         )
     subprocess.run([*snakemake, "--touch", "--forceall", "--quiet"], check=True)
 

@@ -64,7 +64,7 @@ def load_network(config: BackboneConfig, path: Path) -> nn.Module:
 
 
 class Backbone(nn.Module):
-    """A frozen backbone: uint8-range images in, feature map (and logits) out.
+    """A frozen backbone: images in, feature map (and logits) out.
 
     Attributes:
         config: what made it.
@@ -104,7 +104,13 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images (N, 3, H, W) in [0, 1] -> features (N, C, h, w), logits (N, classes) or None."""
-        final = self.network.forward_features(self.preprocess(images))  # type: ignore[operator]
+        try:
+            final = self.network.forward_features(self.preprocess(images))  # type: ignore[operator]
+        except AssertionError as error:  # timm's, where a network is for one size of images alone
+            raise SacdError(
+                f"{self.config.model}: does not take images of input_size "
+                f"{self.config.input_size} px ({error}); change that, or options.img_size."
+            ) from error
         logits = self.network.forward_head(final) if self.has_head else None  # type: ignore[operator]
         raw = final if self.config.layer == FINAL else self._tapped
         self._tapped = None

@@ -6,6 +6,7 @@ number of outer folders. A folder may also hold ImageNet's official archives.
 
 import lzma
 import os
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -17,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from threading import Lock
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sacd.errors import SacdError, unknown_name
 from sacd.images.archives import files_in
@@ -128,13 +129,14 @@ class Collection:
 
 
 def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, ...]]:
-    """Decode, crop the central square, resize to `size` pixels.
+    """Decode, turn upright as EXIF says, crop the central square, resize to `size` pixels.
 
     Returns pixels uint8 (size, size, 3), the original (width, height) and the crop box (left, top,
     right, bottom). Gray and palette images become RGB. Raises `Unusable` with the reason.
     """
     try:
-        with Image.open(BytesIO(data)) as image:
+        with Image.open(BytesIO(data)) as stored:
+            image = ImageOps.exif_transpose(stored)
             width, height = image.size
             if min(width, height) < SMALLEST:
                 raise Unusable(f"too small: {width}x{height} px, needs {SMALLEST}")
@@ -145,7 +147,7 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
             return np.asarray(square), (width, height), box
     except UnidentifiedImageError as error:  # its message holds an address, new in every run
         raise Unusable("unreadable: not an image file") from error
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
         raise Unusable(f"unreadable: {error}") from error
 
 

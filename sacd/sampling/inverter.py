@@ -56,7 +56,7 @@ class Inverter:
                 f"{folder}: not an adapter's folder (no config.json); "
                 f"it is <experiment>/adapters/<backbone>/<adapter>."
             )
-        root = Path(experiment) if experiment is not None else folder.resolve().parents[2]
+        root = Path(experiment) if experiment is not None else experiment_of(folder)
         target = torch.device(device)
         prior = Prior.from_pretrained(root / "models/prior").to(target)
         loaded = load_adapter(folder, prior.unet).to(target)
@@ -133,3 +133,14 @@ class Inverter:
         if self.backbone is None:
             raise SacdError("This inverter was made without a backbone: give features instead.")
         return self.backbone
+
+
+def experiment_of(adapter: Path) -> Path:
+    """The folder of the experiment in which an adapter lies; raises `SacdError` without one."""
+    parents = adapter.resolve().parents
+    if len(parents) < 3:
+        raise SacdError(
+            f"{adapter}: no experiment's folder above it; "
+            f"an adapter lies in <experiment>/adapters/<backbone>/<adapter>."
+        )
+    return parents[2]

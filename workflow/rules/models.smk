@@ -81,7 +81,11 @@ rule make_probe:
     input:
         IMAGES,
         MANIFEST,
-        lambda w: shipped(SETTINGS.probes[w.probe].source, "diffusion_pytorch_model.safetensors"),
+        lambda w: shipped(
+            SETTINGS.probes[w.probe].source,
+            "diffusion_pytorch_model.safetensors",
+            "config.json",
+        ),
     output:
         "models/probes/{probe}/config.json",
         "models/probes/{probe}/diffusion_pytorch_model.safetensors",
