@@ -333,6 +333,7 @@ class TestRules:
 
         def ask(params: dict) -> None:
             params["concepts"]["factors"]["columns"] = ["fil"]
+            params["compare"]["disentangled"] = []  # which the settings would complain of first
 
         mine.edit(ask)
         done = mine.stage(
@@ -356,7 +357,12 @@ class TestRules:
         self, compared: Checkout, tmp_path: Path, concepts: str, change: dict, said: str
     ):
         mine = compared.copy(tmp_path / "repository")
-        mine.edit(lambda params: params["concepts"][concepts].update(change))
+
+        def ask(params: dict) -> None:
+            params["concepts"][concepts] |= change
+            params["compare"]["disentangled"] = []  # which the settings would complain of first
+
+        mine.edit(ask)
         done = mine.stage(
             "find_concepts", "--backbone", "tiny_a", "--concepts", concepts, check=False
         )
