@@ -49,6 +49,7 @@ class Campaign:
         source.write_text(code.replace(LOSS, slow))  # so that the adapter is made again
         given = {"mem_mb": 500, "slurm_extra": "''", **resources}
         self._command = [
+            "env", "--default-signal=INT",  # which a shell's background jobs are told to ignore
             "snakemake", f"{ADAPTER}/record.json", "--profile", "slurm",
             "--directory", str(EXPERIMENT),
             "--slurm-init-seconds-before-status-checks", "2", "--latency-wait", "10",
