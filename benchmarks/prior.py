@@ -3,9 +3,10 @@
     python benchmarks/prior.py [EXPERIMENT] [--prior FOLDER] [--images 512] [--name embedded]
 
 Fréchet distances in the judge's features, averaged over locations, to images of the train split of
-a finished experiment: of samples from noise alone, of as many other images of that split, which no
-prior can be expected to pass, and of these through the prior's autoencoder. Writes
-benchmarks/prior/NAME.csv.
+a finished experiment: of samples from noise alone, guided and not, of as many other images of that
+split, which no prior can be expected to pass, and of these through the prior's autoencoder. Beside
+them how sure the judge is of its classes, and how many of those it finds (exp of the entropy of
+their mean). Writes benchmarks/prior/NAME.csv.
 """
 
 from pathlib import Path
@@ -23,7 +24,7 @@ from sacd.prior.prior import Prior
 from sacd.shards import Shards
 from stages.artefacts import PRIOR, backbone_folder, image_folder
 from stages.common import device
-from stages.plot_prior import dream
+from stages.plot_prior import GUIDANCE, dream
 from stages.settings import load_settings
 
 
@@ -41,26 +42,37 @@ def main() -> None:
     sets = {
         "other images": others,
         "through the autoencoder": round_trip(prior.vae, others, device()),
-        "drawn by the prior": dream(prior, arguments.images, images.shape[-1], settings.seed),
+    } | {
+        name: dream(prior, arguments.images, images.shape[-1], settings.seed, guidance)
+        for name, guidance in (("drawn without guidance", 1.0), ("drawn by the prior", GUIDANCE))
     }
     judge = Backbone.from_pretrained(
         arguments.experiment / backbone_folder(settings.compare.judge)
     ).to(device())
-    truth = seen(judge, reference)
+    truth, _ = seen(judge, reference)
     table = pd.DataFrame(
-        [
-            {"set": name, "frechet_distance": frechet_distance(seen(judge, ours), truth)}
-            for name, ours in sets.items()
-        ]
+        [{"set": name} | scores(judge, ours, truth) for name, ours in sets.items()]
     )
     table["of_other_images"] = table.frechet_distance / table.frechet_distance[0]
     what = f"{arguments.images} images a set against {len(reference)} images"
     publish(table, what, "prior", arguments.name)
 
 
-def seen(judge: Backbone, images: Tensor) -> Tensor:
-    """The judge's features of images, averaged over locations: (N, C)."""
-    return extract(judge, images, device())["features"].float().mean((2, 3))
+def scores(judge: Backbone, images: Tensor, truth: Tensor) -> dict[str, float]:
+    """How near images (N, 3, H, W) come to the features `truth` (M, C), and what the judge says."""
+    features, probabilities = seen(judge, images)
+    mean = probabilities.mean(0)
+    return {
+        "frechet_distance": frechet_distance(features, truth),
+        "judge_certainty": float(probabilities.amax(1).mean()),
+        "classes_found": float(torch.special.entr(mean).sum().exp()),
+    }
+
+
+def seen(judge: Backbone, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The judge's features of images, averaged over locations (N, C), and probabilities (N, K)."""
+    found = extract(judge, images, device())
+    return found["features"].float().mean((2, 3)), found["logits"].float().softmax(1)
 
 
 if __name__ == "__main__":

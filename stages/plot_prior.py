@@ -11,7 +11,7 @@ from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents
 from sacd.prior.prior import Prior, latent_shape
 from sacd.sampling.noise import initial_noise
-from sacd.sampling.sampler import sample_prior
+from sacd.sampling.unconditional import sample_prior
 from sacd.shards import Shards
 from stages.artefacts import FIGURES, PRIOR, image_folder
 from stages.common import Clock, device, run
@@ -20,6 +20,7 @@ from stages.settings import load_settings
 IMAGES = 32
 COLUMNS = 8
 STEPS = 50
+GUIDANCE, GUIDED_BELOW = 2.0, 0.5  # chosen in docs/embedded_world.md
 BATCH = 128
 
 
@@ -37,14 +38,14 @@ def main() -> None:
     clock.finish(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
 
 
-def dream(prior: Prior, count: int, size: int, seed: int) -> Tensor:
+def dream(prior: Prior, count: int, size: int, seed: int, guidance: float = GUIDANCE) -> Tensor:
     """Images that the prior draws from noise alone: uint8 (count, 3, size, size)."""
     keys = [("prior", k) for k in range(count)]
     shape = (1 + STEPS, *latent_shape(prior, size))
     with numerics(device(), "bf16"):
         latents = [
-            sample_prior(prior, initial_noise(seed, keys[n : n + BATCH], shape).to(device()))
-            for n in range(0, count, BATCH)
+            sample_prior(prior, noise.to(device()), guidance, GUIDED_BELOW)
+            for noise in initial_noise(seed, keys, shape).split(BATCH)
         ]
     return decode_latents(prior.vae, torch.cat(latents), device())
 

@@ -4,7 +4,6 @@ import argparse
 
 import pandas as pd
 
-from sacd.errors import SacdError
 from stages.artefacts import FIGURES, LOGS, REPORT, SHOWN, TABLES
 from stages.common import run
 from stages.tabular import read_table
@@ -12,8 +11,6 @@ from stages.tabular import read_table
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    if not (TABLES / "main.csv").exists():
-        raise SacdError(f"{TABLES / 'main.csv'}: no such table yet; run snakemake first.")
     table = read_table("main")
     columns = ["backbone", "method", "kind", *(name for name in SHOWN if table[name].notna().any())]
     print(table[columns].to_string(index=False, float_format="%.3f"))

@@ -63,7 +63,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
     held_rows = spread_rows(held_latents, HELD_OUT)
-    held_out = held_features.read("features", held_rows)
+    true = held_features.read("features", held_rows)
     others = others_of("val", [held_latents.ids[row] for row in held_rows])
     prior = Prior.from_pretrained(PRIOR).to(device())
     torch.manual_seed(seed)
@@ -88,7 +88,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
             lambda rows: latents.read("latents", rows),
             lambda rows: features.read("features", rows),
         ),
-        (held_latents.read("latents", held_rows), held_out, held_out[others]),
+        (held_latents.read("latents", held_rows), true, true[others]),
         Recipe(**chosen.training.model_dump(), seed=seed),
         chosen.drop,
         work_folder(

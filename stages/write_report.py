@@ -13,6 +13,7 @@ from stages.common import run
 from stages.page import picture, write_page
 from stages.report_figures import more_figures
 from stages.settings import load_settings
+from stages.tabular import read_table
 
 CAPTIONS = Path(__file__).parent.parent / "workflow/report"
 
@@ -25,8 +26,8 @@ def main() -> None:
         _table("main", pd.DataFrame(_main_table()), "Scores"),
         _figure("scores"),
         _figure("tradeoffs"),
-        _table("checks", _csv("checks"), "Checks"),
-        _table("training_table", _csv("training"), "Training"),
+        _table("checks", read_table("checks"), "Checks"),
+        _table("training_table", read_table("training"), "Training"),
         _figure("training"),
         "<h2>The prior</h2>",
         _figure("prior_samples"),
@@ -47,14 +48,10 @@ def _main_table() -> list[dict[str, str]]:
     return [dict(zip(("backbone", "method", *SHOWN), row, strict=True)) for row in rows[2:]]
 
 
-def _csv(name: str) -> pd.DataFrame:
-    path = TABLES / f"{name}.csv"
-    with readable(path):
-        return pd.read_csv(path, keep_default_na=False)
-
-
 def _table(caption: str, table: pd.DataFrame, title: str) -> str:
-    body = table.to_html(index=False, border=0, float_format=lambda value: f"{value:.4g}")
+    body = table.to_html(
+        index=False, border=0, na_rep="n/a", float_format=lambda value: f"{value:.4g}"
+    )
     return f"<h2>{title}</h2><p class='caption'>{html.escape(_caption(caption))}</p>{body}"
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import normal
 from torch import Tensor
 
 from sacd.adapters.adapter import Adapter, Hint
@@ -17,13 +18,9 @@ from sacd.features.whitening import Whitening
 from sacd.prior.diffusion import create_unet
 
 
-def random_normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def predict(adapter: Adapter, prior, hint: Hint) -> Tensor:
     count = len(hint[0])
-    noisy, times = random_normal(9, count, 4, 8, 8), torch.arange(count) * 300
+    noisy, times = normal(count, 4, 8, 8, seed=9), torch.arange(count) * 300
     return adapter(prior.unet, noisy, times, prior.prompts(count), hint)
 
 
@@ -51,7 +48,7 @@ class TestEncoder:
     def test_pooled_hints_ignore_the_order_of_locations_and_spatial_ones_do_not(
         self, encoder: Callable, pooled: bool
     ):
-        maps = random_normal(0, 2, 3, 4, 4)
+        maps = normal(2, 3, 4, 4)
         order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
         shuffled = maps.flatten(2)[:, :, order].unflatten(2, (4, 4))
         first, second = encoder(pooled)(maps), encoder(pooled)(shuffled)
@@ -59,7 +56,7 @@ class TestEncoder:
         assert torch.allclose(first, second, rtol=1e-4, atol=1e-4) is pooled
 
     def test_pooled_hints_are_alike_at_every_inner_location(self, encoder: Callable):
-        hint = encoder(True)(random_normal(0, 2, 3, 4, 4))
+        hint = encoder(True)(normal(2, 3, 4, 4))
         inner = hint[:, :, 3:5, 3:5]  # three convolutions see the padding three pixels deep
         assert torch.allclose(inner, inner[:, :, :1, :1].expand_as(inner), atol=1e-4)
 
@@ -75,7 +72,7 @@ class TestEncoder:
         assert torch.allclose(seen[0], expected.view(1, 3, 1, 1).expand(1, 3, 8, 8))
 
     def test_dropped_rows_get_the_null_feature_and_others_keep_theirs(self, encoder: Callable):
-        made, maps = encoder(False), random_normal(0, 3, 3, 4, 4)
+        made, maps = encoder(False), normal(3, 3, 4, 4)
         dropped = torch.tensor([False, True, False])
         hint = made(maps, dropped)
         assert torch.allclose(hint[1:2], made.null_hint(1), atol=1e-5)
@@ -84,7 +81,7 @@ class TestEncoder:
         assert not torch.allclose(hint[1], kept[1], atol=0.1)
 
     def test_the_null_feature_is_learned_from_dropped_rows_alone(self, encoder: Callable):
-        made, maps = encoder(False).requires_grad_(True), random_normal(0, 2, 3, 4, 4)
+        made, maps = encoder(False).requires_grad_(True), normal(2, 3, 4, 4)
         made(maps, torch.tensor([False, False])).sum().backward()
         assert float(made.null.grad.abs().sum()) == 0.0
         made(maps, torch.tensor([False, True])).sum().backward()
@@ -94,13 +91,13 @@ class TestEncoder:
     def test_an_untrained_encoder_hears_loud_and_quiet_features_alike(self, pooled: bool):
         whitening = Whitening(torch.zeros(3), torch.eye(3))
         made = FeatureEncoder(whitening, pooled, grid=(8, 8), hidden=64, width=5)
-        maps = random_normal(0, 8, 3, 4, 4)
+        maps = normal(8, 3, 4, 4)
         quiet, loud = (made(scale * maps).detach().std(0).mean() for scale in (10, 1000))
         assert float(quiet) > 0.01  # images differ
         assert float(loud / quiet) == pytest.approx(1.0, abs=0.2)
 
     def test_half_precision_maps_are_taken(self, encoder: Callable):
-        maps = random_normal(0, 2, 3, 4, 4)
+        maps = normal(2, 3, 4, 4)
         assert torch.allclose(
             encoder(False)(maps.half()), encoder(False)(maps), rtol=0.05, atol=0.05
         )
@@ -118,9 +115,9 @@ class TestAdapter:
     ):
         prior = tiny_prior()
         adapter = tiny_adapter(prior, conditioning, kind=kind)
-        noisy, times = random_normal(9, 3, 4, 8, 8), torch.arange(3) * 300
+        noisy, times = normal(3, 4, 8, 8, seed=9), torch.arange(3) * 300
         alone = prior.unet(noisy, times, prior.prompts(3)).sample
-        for hint in (adapter.hint(random_normal(0, 3, 12, 4, 4)), adapter.null_hint(3)):
+        for hint in (adapter.hint(normal(3, 12, 4, 4)), adapter.null_hint(3)):
             assert torch.equal(predict(adapter, prior, hint), alone)
 
     @TYPES
@@ -129,7 +126,7 @@ class TestAdapter:
     ):
         prior = tiny_prior()
         adapter = tiny_adapter(prior, noise=0.1, kind=kind)
-        maps = random_normal(0, 2, 12, 4, 4)
+        maps = normal(2, 12, 4, 4)
         steered = predict(adapter, prior, adapter.hint(maps))
         assert not torch.allclose(steered, predict(adapter, prior, adapter.null_hint(2)), atol=1e-3)
         turned = predict(adapter, prior, adapter.hint(maps.flip(0)))
@@ -141,7 +138,7 @@ class TestAdapter:
     ):
         prior = tiny_prior()
         adapter = tiny_adapter(prior, noise=0.1, kind=kind).requires_grad_(True)
-        predict(adapter, prior, adapter.hint(random_normal(0, 2, 12, 4, 4))).sum().backward()
+        predict(adapter, prior, adapter.hint(normal(2, 12, 4, 4))).sum().backward()
         assert all(p.grad is None for p in prior.unet.parameters())
         without = [
             name
@@ -167,7 +164,7 @@ class TestAdapter:
                 kept[name] = (out[0] if isinstance(out, tuple) else out).requires_grad
 
             part.register_forward_hook(note)
-        predict(adapter, prior, adapter.hint(random_normal(0, 2, 12, 4, 4)))
+        predict(adapter, prior, adapter.hint(normal(2, 12, 4, 4)))
         assert kept == {
             "conv_in": False, "down_blocks.1": False, "mid_block": False, "up_blocks.0": True,
         }  # fmt: skip
@@ -212,10 +209,10 @@ class TestAdapter:
 
         prior.unet.forward = spy
         adapter = tiny_adapter(prior, noise=0.1, kind="lite")
-        hint = adapter.hint(random_normal(0, 2, 12, 4, 4))
+        hint = adapter.hint(normal(2, 12, 4, 4))
         for seed, time in ((1, 10), (2, 900)):
             times = torch.full((2,), time)
-            adapter(prior.unet, random_normal(seed, 2, 4, 8, 8), times, prior.prompts(2), hint)
+            adapter(prior.unet, normal(2, 4, 8, 8, seed=seed), times, prior.prompts(2), hint)
         assert all(torch.equal(a, b) for a, b in zip(*given, strict=True))
 
 
@@ -237,7 +234,7 @@ class TestStorage:
                 assert torch.equal(again.state_dict()[name], value.half().float()), name
             for name, value in adapter.named_buffers():  # the whitening, in full precision
                 assert torch.equal(again.state_dict()[name], value), name
-            maps = random_normal(0, 2, 12, 4, 4)
+            maps = normal(2, 12, 4, 4)
             for ours, kept in zip(again.hint(maps), adapter.hint(maps), strict=True):
                 assert torch.allclose(ours, kept, rtol=0.05, atol=0.05)
             assert not again.training

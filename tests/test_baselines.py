@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Checkout
+from conftest import Checkout, normal
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
@@ -31,13 +31,9 @@ from sacd.shards import Shards
 CPU = torch.device("cpu")
 
 
-def random_normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def random_images(seed: int, count: int) -> Tensor:
     """Smooth random images (N, 3, 32, 32) in [0, 1]."""
-    coarse = random_normal(seed, count, 3, 4, 4)
+    coarse = normal(count, 3, 4, 4, seed=seed)
     return F.interpolate(coarse, (32, 32), mode="bicubic").mul(0.3).sigmoid()
 
 
@@ -49,20 +45,20 @@ class TestDistance:
         assert relative_distance(2 * truth, truth).tolist() == pytest.approx([1.0])
 
     def test_is_the_square_of_the_score(self):
-        ours, truth = random_normal(0, 3, 4, 2, 2), random_normal(1, 3, 4, 2, 2)
+        ours, truth = normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1)
         scores = feature_scores(ours, truth)["rel_l2"]
         assert torch.allclose(relative_distance(ours, truth), scores.square(), rtol=1e-5)
 
 
 class TestNearest:
     def test_finds_itself_first_whatever_the_blocks(self):
-        features = random_normal(0, 20, 6, 3, 3)
+        features = normal(20, 6, 3, 3)
         rows = nearest_rows(features[[7, 3]], features.split(20), 4)
         assert rows[:, 0].tolist() == [7, 3]
         assert torch.equal(rows, nearest_rows(features[[7, 3]], features.split(6), 4))
 
     def test_is_the_mean_cosine_by_brute_force(self):
-        trained, ours = random_normal(0, 12, 6, 3, 3), random_normal(1, 2, 6, 3, 3)
+        trained, ours = normal(12, 6, 3, 3), normal(2, 6, 3, 3, seed=1)
         rows = nearest_rows(ours, [trained], 12)
         for query, order in zip(ours, rows, strict=True):
             cosines = feature_scores(trained, query.expand_as(trained))["cos_mean"]
@@ -75,7 +71,7 @@ class TestPixels:
     def test_features_come_near_and_images_stay_images(self, tiny_backbone: Callable):
         backbone: Backbone = tiny_backbone(1)
         features = backbone(random_images(0, 2))[0]
-        noise = random_normal(1, 2, 3, 32, 32)
+        noise = normal(2, 3, 32, 32, seed=1)
         images, losses = optimise_pixels(backbone, features, noise, self.SEARCH)
         started = relative_distance(backbone((0.5 + 0.1 * noise).clamp(0, 1))[0], features)
         assert (losses < 0.2 * started).all()
@@ -86,7 +82,7 @@ class TestPixels:
     def test_rows_do_not_influence_one_another(self, tiny_backbone: Callable):
         backbone = tiny_backbone(1)
         features = backbone(random_images(0, 3))[0]
-        noise = random_normal(1, 3, 3, 32, 32)
+        noise = normal(3, 3, 32, 32, seed=1)
         search = PixelSearch(steps=5, learning_rate=0.05, variation=0.1, norm=0.1)
         together, _ = optimise_pixels(backbone, features, noise, search)
         alone, _ = optimise_pixels(backbone, features[1:2], noise[1:2], search)
@@ -95,7 +91,7 @@ class TestPixels:
     @pytest.mark.parametrize("prior", ["variation", "norm"])
     def test_the_image_priors_do_as_they_are_called(self, tiny_backbone: Callable, prior: str):
         backbone = tiny_backbone(1)
-        features, noise = backbone(random_images(0, 2))[0], random_normal(1, 2, 3, 32, 32)
+        features, noise = backbone(random_images(0, 2))[0], normal(2, 3, 32, 32, seed=1)
         weak, _ = optimise_pixels(backbone, features, noise, self.SEARCH)
         weights = {"variation": 0.0, "norm": 0.0, prior: 10.0}
         search = PixelSearch(steps=60, learning_rate=0.05, **weights)
@@ -116,13 +112,13 @@ class TestPixels:
 class TestGuidance:
     def guided(self, prior: Prior, backbone: Backbone, features: Tensor, **changes) -> Tensor:
         guidance = FeatureGuidance(**({"steps": 6, "strength": 0.3, "recurrences": 1} | changes))
-        noise = random_normal(5, len(features), *latent_shape(prior, 32))
+        noise = normal(len(features), *latent_shape(prior, 32), seed=5)
         return guided_latents(
             prior,
             backbone,
             features,
             noise,
-            lambda i: random_normal(50 + i, *noise.shape),
+            lambda i: normal(*noise.shape, seed=50 + i),
             guidance,
         )
 
@@ -145,7 +141,7 @@ class TestGuidance:
         ours = self.guided(prior, backbone, features, strength=1e-9)
         scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
         scheduler.set_timesteps(6)
-        latents = random_normal(5, 2, *latent_shape(prior, 32))
+        latents = normal(2, *latent_shape(prior, 32), seed=5)
         for time in scheduler.timesteps:
             predicted = prior.unet(latents, time, prior.prompts(2)).sample
             latents = scheduler.step(predicted, time, latents).prev_sample
@@ -160,9 +156,9 @@ class TestGuidance:
 
         def fresh(travel: int) -> Tensor:
             asked.append(travel)
-            return random_normal(travel, 1, *latent_shape(prior, 32))
+            return normal(1, *latent_shape(prior, 32), seed=travel)
 
-        noise = random_normal(5, 1, *latent_shape(prior, 32))
+        noise = normal(1, *latent_shape(prior, 32), seed=5)
         guidance = FeatureGuidance(steps=3, strength=0.1, recurrences=3)
         guided_latents(prior, backbone, features, noise, fresh, guidance)
         assert asked == [0, 1, 2, 3, 4, 5]
@@ -182,7 +178,7 @@ class TestRefinement:
     ):
         prior, backbone = tiny_prior(), tiny_backbone(1)
         features = backbone(random_images(0, 2))[0]
-        latents = random_normal(3, 2, *latent_shape(prior, 32))
+        latents = normal(2, *latent_shape(prior, 32), seed=3)
         refined = refine_latents(prior, backbone, latents, features, Refinement(10, 0.03))
         before, after = (
             relative_distance(backbone(decode(prior.vae, values))[0], features)

@@ -38,10 +38,10 @@ def test_a_missing_column_is_an_error_of_the_caller(tmp_path: Path):
 
 def test_a_missing_and_a_broken_manifest_are_named(tmp_path: Path):
     path = tmp_path / "manifest.parquet"
-    with pytest.raises(SacdError, match=r"manifest\.parquet: no such file; run the rule"):
+    with pytest.raises(SacdError, match=r"manifest\.parquet: no such file; run the step"):
         read_manifest(path, "test")
     path.write_bytes(b"PAR1 this is no table")
-    with pytest.raises(SacdError, match=r"manifest\.parquet: not a readable parquet file"):
+    with pytest.raises(SacdError, match=r"manifest\.parquet: cannot be read"):
         read_manifest(path, "test")
 
 

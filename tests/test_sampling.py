@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import normal
 from diffusers import DDPMScheduler
 from torch import Tensor
 
@@ -16,17 +17,13 @@ from sacd.errors import SacdError
 from sacd.prior.diffusion import create_scheduler
 from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
-from sacd.sampling.sampler import integrate, sample_latents, sample_prior, solver
+from sacd.sampling.sampler import integrate, sample_latents, solver
 
 CPU = torch.device("cpu")
 COSINE = create_scheduler(1.0)
 EPSILON = DDPMScheduler(
     beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", prediction_type="epsilon"
 )
-
-
-def random_normal(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def prior_with(scheduler: DDPMScheduler) -> Prior:
@@ -70,8 +67,8 @@ class KnowingAdapter(StubAdapter):
 
 
 class TestGuidance:
-    NOISE = random_normal(0, 3, 1, 2, 2)
-    FEATURES = random_normal(1, 3, 1, 2, 2)
+    NOISE = normal(3, 1, 2, 2)
+    FEATURES = normal(3, 1, 2, 2, seed=1)
 
     def sample(self, features: Tensor | None, guidance: float, adapter=None) -> Tensor:
         prior = prior_with(create_scheduler(1.0))
@@ -112,45 +109,23 @@ class TestSolver:
     @pytest.mark.parametrize("steps", [1, 2, 5, 20])
     @pytest.mark.parametrize("scheduler", [create_scheduler(1.0), EPSILON], ids=["v", "epsilon"])
     def test_reaches_the_clean_latents_that_the_network_knows(self, scheduler, steps: int):
-        clean = random_normal(2, 3, 4, 8, 8)
+        clean = normal(3, 4, 8, 8, seed=2)
         drawn = sample_latents(
             prior_with(scheduler), KnowingAdapter(scheduler, clean),
-            None, random_normal(3, 3, 4, 8, 8), steps, 1.0,
+            None, normal(3, 4, 8, 8, seed=3), steps, 1.0,
         )  # fmt: skip
         assert torch.allclose(drawn, clean, atol=2e-3)
 
     def test_an_untrained_adapter_leaves_the_prior_as_it_is(
         self, tiny_prior: Callable, tiny_adapter: Callable
     ):
-        prior, noise = tiny_prior(), random_normal(3, 2, 4, 8, 8)
+        prior, noise = tiny_prior(), normal(2, 4, 8, 8, seed=3)
 
         def predict(latents: Tensor, time: Tensor) -> Tensor:
             return prior.unet(latents, time.expand(2), prior.prompts(2)).sample
 
         steered = sample_latents(prior, tiny_adapter(prior), None, noise, 4, 1.0)
         assert torch.equal(integrate(prior, predict, noise, 4), steered)
-
-    @pytest.mark.parametrize("deviation", [0.3, 1.5])
-    def test_the_prior_alone_draws_its_distribution(self, deviation: float):
-        # Data of a deviation about 2, whose best prediction is known in closed form.
-        scheduler = create_scheduler(1.0)
-
-        def unet(noisy: Tensor, times: Tensor, prompts: Tensor) -> SimpleNamespace:
-            squared = scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
-            alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
-            pull = alpha * deviation**2 / (squared * deviation**2 + 1 - squared)
-            clean = 2 + pull * (noisy - 2 * alpha)
-            return SimpleNamespace(sample=alpha * (noisy - alpha * clean) / sigma - sigma * clean)
-
-        prior = Prior(unet, None, scheduler, torch.zeros(1, 1, 1))
-        noise = random_normal(4, 64, 101, 4, 8, 8)
-        drawn = sample_prior(prior, noise)
-        assert float(drawn.mean()) == pytest.approx(2, abs=0.05 * deviation)
-        assert float(drawn.std()) == pytest.approx(deviation, rel=0.05)
-        # The noise at the start, of which the signal-to-noise ratio is nothing, is forgotten.
-        again = sample_prior(prior, torch.cat([random_normal(5, 64, 1, 4, 8, 8), noise[:, 1:]], 1))
-        assert float((again - drawn).square().mean().sqrt()) < 0.1 * deviation
-        assert torch.equal(sample_prior(prior, noise[:3]), drawn[:3])
 
     def test_integrates_a_gaussian_the_better_the_more_steps(self):
         # Data of variance s^2 about 0: the flow maps noise e to s e (from the last timestep's
@@ -166,7 +141,7 @@ class TestSolver:
                 noise = (noisy - alpha * clean) / sigma
                 return alpha * noise - sigma * clean
 
-        noise = random_normal(4, 16, 4, 8, 8)
+        noise = normal(16, 4, 8, 8, seed=4)
         errors = [
             float((sample_latents(prior_with(scheduler), GaussianAdapter(), None, noise, n, 1.0)
                    - deviation * noise).abs().max())
@@ -193,7 +168,7 @@ class TestSolver:
 
     def test_noise_decides_and_nothing_else_is_random(self):
         prior = prior_with(create_scheduler(1.0))
-        noise = random_normal(5, 2, 1, 2, 2)
+        noise = normal(2, 1, 2, 2, seed=5)
         torch.manual_seed(0)
         first = sample_latents(prior, StubAdapter(), None, noise, 5, 1.0)
         torch.manual_seed(1)
@@ -212,7 +187,7 @@ def inverter(
 
 
 # Black and full colours in coarse blocks: images that even a random network tells apart.
-BLOCKS = (255 * (random_normal(6, 3, 3, 4, 4) > 0)).byte()
+BLOCKS = (255 * (normal(3, 3, 4, 4, seed=6) > 0)).byte()
 IMAGES = BLOCKS.repeat_interleave(8, 2).repeat_interleave(8, 3)
 NAMES = ["first", "second", "third"]
 

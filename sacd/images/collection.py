@@ -136,14 +136,15 @@ def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tu
     """
     try:
         with Image.open(BytesIO(data)) as stored:
-            image = ImageOps.exif_transpose(stored)
-            width, height = image.size
+            width, height = stored.size
             if min(width, height) < SMALLEST:
                 raise Unusable(f"too small: {width}x{height} px, needs {SMALLEST}")
+            ImageOps.exif_transpose(stored, in_place=True)
+            width, height = stored.size
             side = min(width, height)
             left, top = (width - side) // 2, (height - side) // 2
             box = (left, top, left + side, top + side)
-            square = image.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
+            square = stored.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
             return np.asarray(square), (width, height), box
     except UnidentifiedImageError as error:  # its message holds an address, new in every run
         raise Unusable("unreadable: not an image file") from error

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from sacd.errors import SacdError
-from sacd.files import atomic
+from sacd.files import atomic, readable
 
 REQUIRED = ("image_id", "split", "label", "class_name", "source", "width", "height", "sha256")
 
@@ -24,12 +24,8 @@ def write_manifest(path: Path, table: pd.DataFrame) -> None:
 
 def read_manifest(path: Path, split: str) -> pd.DataFrame:
     """The rows of a split, in order."""
-    try:
+    with readable(path):
         table = pd.read_parquet(path)
-    except FileNotFoundError as error:
-        raise SacdError(f"{path}: no such file; run the rule prepare_images.") from error
-    except (OSError, ValueError) as error:
-        raise SacdError(f"{path}: not a readable parquet file ({error}).") from error
     return table[table.split == split].reset_index(drop=True)
 
 

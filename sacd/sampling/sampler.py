@@ -50,22 +50,6 @@ def sample_latents(
     return integrate(prior, guided, noise, steps)
 
 
-@torch.no_grad()
-def sample_prior(prior: Prior, noise: Tensor) -> Tensor:
-    """Draw latents (N, c, H, W) from the prior alone, in S steps.
-
-    noise: (N, S + 1, c, H, W), what the drawing starts from and what each step adds. Where no
-    features hold a scene together, the steps' fresh noise corrects the errors of those before.
-    """
-    start, *added = noise.unbind(1)
-    prompts = prior.prompts(len(noise))
-
-    def predict(latents: Tensor, time: Tensor) -> Tensor:
-        return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
-
-    return integrate(prior, predict, start, len(added), added)
-
-
 def integrate(
     prior: Prior,
     predict: Callable[[Tensor, Tensor], Tensor],

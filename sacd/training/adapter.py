@@ -87,8 +87,7 @@ def condition_check(
 
     `shuffled` are features of other images, of other classes where that can be. The same noise and
     timesteps serve all three, so the losses differ by the feature alone. `margin` is how far true
-    lies below shuffled, and `margin_error` its standard error over
-    images: see `uses_condition`.
+    lies below shuffled, and `margin_error` its standard error over images: see `uses_condition`.
     """
     hints = {
         "loss_true": adapter.hint(features.to(device)),

@@ -1,0 +1,66 @@
+"""What a prior draws by itself: the stochastic solver, guided against smoothed self-attention."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+
+from sacd.prior.prior import Prior
+from sacd.sampling.sampler import integrate
+
+
+@torch.no_grad()
+def sample_prior(prior: Prior, noise: Tensor, guidance: float, guided_below: float) -> Tensor:
+    """Draw latents (N, c, H, W) from the prior alone, in S steps.
+
+    noise: (N, S + 1, c, H, W), what the drawing starts from and what each step adds. Where no
+    features hold a scene together, the steps' fresh noise corrects the errors of those before.
+
+    Smoothed energy guidance (Hong 2024) stands in for that of features against none: it contrasts
+    the prior with itself under `smoothed_attention`, e = e_smooth + guidance (e - e_smooth), so
+    that what is drawn agrees with itself over a distance. A guidance of 1 is the prior as it is. It
+    acts below the share `guided_below` of the timesteps: at higher noise it makes scenes alike.
+    """
+    start, *added = noise.unbind(1)
+    prompts = prior.prompts(len(noise))
+    limit = guided_below * prior.scheduler.config.num_train_timesteps
+
+    def predict(latents: Tensor, time: Tensor) -> Tensor:
+        return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
+
+    def guided(latents: Tensor, time: Tensor) -> Tensor:
+        predicted = predict(latents, time)
+        if guidance == 1 or time >= limit:
+            return predicted
+        with smoothed_attention(prior.unet):
+            smooth = predict(latents, time)
+        return smooth + guidance * (predicted - smooth)
+
+    return integrate(prior, guided, start, len(added), added)
+
+
+@contextmanager
+def smoothed_attention(unet: UNet2DConditionModel) -> Iterator[None]:
+    """Let self-attention ask at every location what the locations ask on average.
+
+    It is the limit of blurring the queries ever more (Hong 2024, section 4.2), in which the energy
+    that attention descends is flattest.
+    """
+    hooks = [
+        module.to_q.register_forward_hook(lambda _, __, queries: _averaged(queries))
+        for module in unet.modules()
+        if isinstance(module, Attention) and not module.is_cross_attention
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _averaged(queries: Tensor) -> Tensor:
+    """Queries (N, locations, C), each the mean over locations."""
+    return queries.mean(1, keepdim=True).expand_as(queries)
