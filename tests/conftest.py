@@ -124,6 +124,7 @@ SLOW = (
     "test_slurm.py",
     "test_dvc.py",
     "test_baselines.py",
+    "test_pull.py",
     "test_resume.py",
 )
 

@@ -1,9 +1,7 @@
 """What Snakemake made DVC takes for made, and the other way round."""
 
-import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -11,19 +9,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import EXPERIMENT, Checkout, commit, environment, every_rule_once
+from conftest import Checkout, environment, every_rule_once
 from dry_run import planned
+from recorded_run import NOTHING, changed, clone, planned_rules
 
-NOTHING = "Nothing to be done"
 LAST = "test_dvc_makes_everything_and_snakemake_takes_it"
-
-
-def planned_rules(checkout: Checkout) -> dict[str, int]:
-    """How often each rule would run now."""
-    counts: dict[str, int] = {}
-    for job in planned(checkout.snakemake("--dry-run").stdout):
-        counts[job.rule] = counts.get(job.rule, 0) + 1
-    return counts
 
 
 def stale(checkout: Checkout) -> dict[str, int]:
@@ -33,26 +23,6 @@ def stale(checkout: Checkout) -> dict[str, int]:
     for rule in re.findall(r"Running stage '(\w+)(?:@[\w-]+)?'", listing):
         counts[rule] = counts.get(rule, 0) + 1
     return counts
-
-
-def changed(checkout: Checkout) -> set[str]:
-    """Stages whose own dependencies changed, by `dvc status`."""
-    return set(json.loads(checkout.run("dvc", "status", "dvc.yaml", "--json").stdout))
-
-
-def make(target: str, checkout: Checkout, experiment: str) -> subprocess.CompletedProcess:
-    """`make pull` or another with this test's environment in place of what `make env` installs."""
-    return subprocess.run(
-        ["make", target, f"EXPERIMENT={experiment}", "--assume-old", ".venv/.installed"],
-        cwd=checkout.root, env=environment(DVC_SITE_CACHE_DIR=f"{checkout.root}-dvc-notes"),
-        text=True, check=False,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-
-
-def clone(checkout: Checkout, where: Path) -> Checkout:
-    subprocess.run(["git", "clone", "--quiet", str(checkout.root), str(where)], check=True)
-    return Checkout(where)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,83 +81,6 @@ class TestOneMakesTheOtherTakes:
         assert re.search(r"share of the way.*,0\.9,(True|False)$", checks, re.MULTILINE)
         assert NOTHING in mine.snakemake("--dry-run").stdout
         assert changed(mine) == set()
-
-
-class TestPull:
-    def test_a_clone_is_up_to_date_after_it(self, recorded: Checkout, tmp_path: Path):
-        made = clone(recorded, tmp_path / "repository")
-        done = make("pull", made, str(EXPERIMENT))
-        assert done.returncode == 0, done.stdout
-        assert NOTHING in made.snakemake("--dry-run").stdout
-        caches = [*made.experiment.glob("latents/*"), *made.experiment.glob("features/*/*")]
-        assert {path.name for path in caches} == {"record.json"}  # the rest is not stored
-
-        done = make("caches", made, str(EXPERIMENT))
-        assert done.returncode == 0, done.stdout
-        assert changed(made) == set()
-        assert NOTHING in made.snakemake("--dry-run").stdout
-        for path in recorded.experiment.rglob("*.safetensors"):
-            twin = made.experiment / path.relative_to(recorded.experiment)
-            assert twin.read_bytes() == path.read_bytes()
-        # Snakemake knows the parameters again, too: an edit is seen.
-        made.edit(lambda params: params["methods"]["pooled"].update(steps=4))
-        assert planned_rules(made)["draw_samples"] == 1
-
-    def test_what_is_stale_is_not_marked_as_made(self, recorded: Checkout, tmp_path: Path):
-        """Neither after the edit of a parameter nor of a result."""
-        made = clone(recorded, tmp_path / "repository")
-        made.edit(lambda params: params["methods"]["pooled"].update(steps=4))
-        table = made.experiment / "results/tables/main.csv"
-        table.write_text(table.read_text().replace("spatial", "special"))
-        done = make("pull", made, str(EXPERIMENT))
-        assert done.returncode != 0
-        assert re.search(
-            r"draw_samples@tiny_a-pooled: params\.yaml: .*methods\.pooled", done.stdout
-        )
-        assert "make_tables: results/tables: modified" in done.stdout
-        assert f"{EXPERIMENT}: not what dvc.lock records" in done.stdout
-        assert "nothing was marked as made" in done.stdout
-        assert not (made.experiment / ".snakemake/metadata").exists()
-        assert NOTHING not in made.snakemake("--dry-run").stdout
-
-    def test_without_a_stored_file_nothing_is_marked(self, recorded: Checkout, tmp_path: Path):
-        made = clone(recorded, tmp_path / "repository")
-        made.run("dvc", "remote", "modify", "store", "url", str(tmp_path / "empty"))
-        done = make("pull", made, str(EXPERIMENT))
-        assert done.returncode != 0
-        assert "samples/tiny_a/spatial" in done.stdout
-        assert not (made.experiment / ".snakemake/metadata").exists()
-
-    def test_at_the_root_and_without_probes(self, finished: Checkout, tmp_path: Path):
-        """The same results as those of an experiment at the root, and of one on photographs, which
-        has no probes, and so no folder of theirs."""
-        made = finished.copy(tmp_path / "repository")
-        shutil.rmtree(made.experiment / "models/probes")
-        params = {**made.params, "root": "."}
-        params["compare"]["probes"] = []
-        for path in made.experiment.iterdir():
-            if path.name not in ("params.yaml", "dvc.yaml"):
-                shutil.rmtree(made.root / path.name, ignore_errors=True)
-                shutil.move(path, made.root / path.name)
-        shutil.rmtree(made.experiment)
-        (made.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
-        at_root = RootCheckout(made.root)
-        at_root.snakemake("--touch", "--forceall")
-        at_root.run("dvc", "commit", "--force", "dvc.yaml")
-        commit(at_root)
-        at_root.run("dvc", "push", "dvc.yaml")
-        pulled = RootCheckout(clone(at_root, tmp_path / "clone").root)
-        done = make("pull", pulled, ".")
-        assert done.returncode == 0, done.stdout
-        assert NOTHING in pulled.snakemake("--dry-run").stdout
-
-
-class RootCheckout(Checkout):
-    """A copy of the repository whose experiment is the root itself."""
-
-    @property
-    def experiment(self) -> Path:
-        return self.root
 
 
 class TestOnlyWhatDependsRunsAgain:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import EXPERIMENT, Checkout
-from test_dvc import NOTHING, changed, clone, make
+from recorded_run import NOTHING, changed, clone, make
 
 SSHD = "/usr/sbin/sshd"
 # Made again from images and models in a fraction of the time that it takes to move them.
