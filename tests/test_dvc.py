@@ -136,7 +136,7 @@ def test_dvc_makes_everything_and_snakemake_takes_it(
 ):
     """And it comes out as Snakemake alone made it."""
     fresh, process = reproducing
-    failed = process.wait(timeout=1200)
+    failed = process.wait(timeout=2400)
     listing = (fresh.root.parent / "log").read_text()
     assert not failed, listing
     rules = set(yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"])
