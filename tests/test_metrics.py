@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import normal
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3
 
@@ -23,13 +24,9 @@ from sacd.metrics.images import image_scores, image_spread, pixel_spread
 from sacd.metrics.sets import frechet_distance, inception_distances
 
 
-def random_maps(seed: int, *shape: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 class TestLocationCosines:
     def test_a_map_agrees_with_itself_everywhere(self):
-        maps = random_maps(0, 3, 5, 4, 4)
+        maps = normal(3, 5, 4, 4)
         assert torch.allclose(location_cosines(maps, maps), torch.ones(3, 16))
 
     def test_orthogonal_channels_give_zero_and_opposite_ones_minus_one(self):
@@ -41,17 +38,17 @@ class TestLocationCosines:
         assert location_cosines(first, second).tolist() == [[0.0, -1.0]]
 
     def test_each_location_may_be_scaled_by_itself(self):
-        ours, truth = random_maps(1, 2, 5, 3, 3), random_maps(2, 2, 5, 3, 3)
-        scale = random_maps(3, 2, 1, 3, 3).abs() + 0.1
+        ours, truth = normal(2, 5, 3, 3, seed=1), normal(2, 5, 3, 3, seed=2)
+        scale = normal(2, 1, 3, 3, seed=3).abs() + 0.1
         expected = location_cosines(ours, truth)
         assert torch.allclose(location_cosines(ours * scale, truth), expected, atol=1e-6)
 
     def test_is_symmetric(self):
-        ours, truth = random_maps(1, 2, 5, 3, 3), random_maps(2, 2, 5, 3, 3)
+        ours, truth = normal(2, 5, 3, 3, seed=1), normal(2, 5, 3, 3, seed=2)
         assert torch.equal(location_cosines(ours, truth), location_cosines(truth, ours))
 
     def test_locations_are_compared_with_the_same_location(self):
-        ours, truth = random_maps(1, 1, 5, 2, 3), random_maps(2, 1, 5, 2, 3)
+        ours, truth = normal(1, 5, 2, 3, seed=1), normal(1, 5, 2, 3, seed=2)
         dot = float(ours[0, :, 1, 2] @ truth[0, :, 1, 2])
         lengths = float(ours[0, :, 1, 2].norm() * truth[0, :, 1, 2].norm())
         assert float(location_cosines(ours, truth)[0, 5]) == pytest.approx(dot / lengths, abs=1e-6)
@@ -74,25 +71,25 @@ class TestFeatureScores:
         assert float(scores["cos_q05"]) == pytest.approx(0.05, abs=1e-6)
 
     def test_pooled_cosine_is_that_of_the_averages(self):
-        ours, truth = random_maps(4, 2, 5, 3, 3), random_maps(5, 2, 5, 3, 3)
+        ours, truth = normal(2, 5, 3, 3, seed=4), normal(2, 5, 3, 3, seed=5)
         a, b = ours.mean((2, 3)), truth.mean((2, 3))
         expected = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
         assert torch.allclose(feature_scores(ours, truth)["cos_pooled"], expected, atol=1e-6)
 
     def test_pooled_cosine_ignores_where_things_are_and_the_others_do_not(self):
-        maps = random_maps(6, 1, 5, 3, 3)
+        maps = normal(1, 5, 3, 3, seed=6)
         scores = feature_scores(maps.flip(3), maps)
         assert float(scores["cos_pooled"]) == pytest.approx(1.0, abs=1e-5)
         assert float(scores["cos_mean"]) < 0.9
 
     def test_relative_distance_is_the_share_of_the_truths_length(self):
-        truth = random_maps(7, 2, 5, 3, 3)
+        truth = normal(2, 5, 3, 3, seed=7)
         assert torch.allclose(feature_scores(truth, truth)["rel_l2"], torch.zeros(2))
         assert torch.allclose(feature_scores(1.5 * truth, truth)["rel_l2"], torch.full((2,), 0.5))
         assert torch.allclose(feature_scores(0 * truth, truth)["rel_l2"], torch.ones(2))
 
     def test_half_precision_is_computed_in_single(self):
-        maps = 300 * random_maps(8, 1, 64, 3, 3).half()  # squares overflow half precision
+        maps = 300 * normal(1, 64, 3, 3, seed=8).half()  # squares overflow half precision
         scores = feature_scores(maps, maps)
         assert float(scores["cos_median"]) == pytest.approx(1.0, abs=1e-4)
         assert float(scores["rel_l2"]) == 0.0
@@ -129,15 +126,15 @@ def pairwise_by_loop(maps: Tensor) -> Tensor:
 class TestMeanPairwiseDistance:
     @pytest.mark.parametrize("samples", [2, 3, 5])
     def test_equals_a_loop_over_pairs(self, samples):
-        maps = random_maps(9, 4, samples, 6, 3, 2)
+        maps = normal(4, samples, 6, 3, 2, seed=9)
         assert torch.allclose(mean_pairwise_distance(maps), pairwise_by_loop(maps), atol=1e-5)
 
     def test_equal_samples_have_no_spread(self):
-        maps = random_maps(10, 2, 1, 6, 3, 3).expand(-1, 4, -1, -1, -1)
+        maps = normal(2, 1, 6, 3, 3, seed=10).expand(-1, 4, -1, -1, -1)
         assert torch.allclose(mean_pairwise_distance(maps), torch.zeros(2), atol=1e-6)
 
     def test_a_location_without_any_activation_counts_as_in_the_loop(self):
-        maps = random_maps(11, 1, 3, 6, 2, 2)
+        maps = normal(1, 3, 6, 2, 2, seed=11)
         maps[:, :, :, 0, 0] = 0.0
         assert torch.allclose(mean_pairwise_distance(maps), pairwise_by_loop(maps), atol=1e-5)
 
@@ -171,15 +168,15 @@ class TestImageScores:
         assert torch.allclose(psnr, torch.full((2,), -20 * math.log10(error)), atol=1e-3)
 
     def test_equal_images_have_ssim_one_and_a_finite_psnr(self):
-        images = random_maps(12, 2, 3, 16, 16).sigmoid()
+        images = normal(2, 3, 16, 16, seed=12).sigmoid()
         scores = image_scores(images, images)
         assert torch.allclose(scores["ssim"], torch.ones(2), atol=1e-5)
         assert torch.allclose(scores["psnr_db"], torch.full((2,), 100.0))
 
     def test_noise_lowers_ssim_and_each_image_has_its_own_value(self):
-        truth = random_maps(13, 2, 3, 16, 16).sigmoid()
+        truth = normal(2, 3, 16, 16, seed=13).sigmoid()
         ours = truth.clone()
-        ours[1] = (ours[1] + 0.3 * random_maps(14, 3, 16, 16)).clamp(0, 1)
+        ours[1] = (ours[1] + 0.3 * normal(3, 16, 16, seed=14)).clamp(0, 1)
         ssim = image_scores(ours, truth)["ssim"]
         assert float(ssim[0]) == pytest.approx(1.0, abs=1e-5)
         assert float(ssim[1]) < 0.9
@@ -249,18 +246,18 @@ class TestFrechetDistance:
         assert frechet_distance(first, second) == pytest.approx(expected, abs=1e-6)
 
     def test_a_set_has_no_distance_to_itself(self):
-        vectors = random_maps(15, 80, 6)
+        vectors = normal(80, 6, seed=15)
         assert frechet_distance(vectors, vectors) == pytest.approx(0.0, abs=1e-6)
 
     @pytest.mark.parametrize("count", [80, 5])  # 5 vectors of 6 numbers: a singular covariance
     def test_is_symmetric(self, count):
-        ours, truth = random_maps(16, count, 6), 1 + 2 * random_maps(17, 90, 6)
+        ours, truth = normal(count, 6, seed=16), 1 + 2 * normal(90, 6, seed=17)
         there, back = frechet_distance(ours, truth), frechet_distance(truth, ours)
         assert there > 1.0
         assert there == pytest.approx(back, rel=1e-5)
 
     def test_fewer_vectors_than_dimensions_are_still_zero_from_themselves(self):
-        vectors = random_maps(18, 10, 40)
+        vectors = normal(10, 40, seed=18)
         assert frechet_distance(vectors, vectors) == pytest.approx(0.0, abs=1e-4)
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import Checkout
 from diffusers import AutoencoderKL, UNet2DModel
+from recorded_run import NOTHING
 from safetensors.torch import load_file
 
 from sacd.adapters.registry import load_adapter
@@ -40,7 +41,7 @@ def shape_of(params: dict, split: str) -> int:
 
 class TestRun:
     def test_then_nothing_is_left_to_do(self, finished: Checkout):
-        assert "Nothing to be done" in finished.snakemake("--dry-run").stdout
+        assert NOTHING in finished.snakemake("--dry-run").stdout
 
     def test_every_job_left_its_log_and_its_benchmark(self, finished: Checkout, folder: Path):
         listed = finished.snakemake("--dry-run", "--forceall").stdout

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import normal
 from diffusers import AutoencoderKL, DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -66,7 +67,7 @@ class TestSchedule:
 
 
 class TestDenoisingTarget:
-    LATENTS = torch.randn(64, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    LATENTS = normal(64, 4, 8, 8)
 
     def test_v_is_the_rotation_of_noise_and_signal(self):
         scheduler = create_scheduler(1.0)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import Checkout, environment
+from recorded_run import NOTHING
 from safetensors import safe_open
 
 from sacd.optimization import CHECKPOINT
@@ -259,15 +260,15 @@ def test_one_run_in_a_folder_at_a_time_and_a_killed_one_is_taken_up(mine: Checko
     mine.snakemake("prepare_images")
     assert manifest.exists()
     assert not locks(mine)
-    assert "Nothing to be done" in mine.snakemake("prepare_images", "--dry-run").stdout
+    assert NOTHING in mine.snakemake("prepare_images", "--dry-run").stdout
 
 
 def locks(checkout: Checkout) -> list[Path]:
     return list((checkout.experiment / ".snakemake/locks").glob("*"))
 
 
-def wait_until(true, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
+def wait_until(true) -> None:
+    end = time.monotonic() + 600
     while not true():
         assert time.monotonic() < end, "it did not happen"
         time.sleep(0.01)

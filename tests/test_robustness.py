@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import Checkout
+from conftest import Checkout, normal
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -36,7 +36,7 @@ def scenes(count: int) -> torch.Tensor:
 
 
 def noise_for(values: torch.Tensor) -> torch.Tensor:
-    return torch.randn(values.shape, generator=torch.Generator().manual_seed(1))
+    return normal(*values.shape, seed=1)
 
 
 class TestCorruptions:
