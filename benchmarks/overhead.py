@@ -1,5 +1,7 @@
 """What orchestration costs: the share of a finished run's time that was not a stage's own work.
 
+And what scoring costs, of the same time.
+
     python benchmarks/overhead.py [EXPERIMENT] [--name cpu_of_two_cores]
 
 From what the run left: Snakemake's benchmark files (a job's shell command, start to end), the
@@ -19,6 +21,7 @@ from harness import add_experiment, arguments_of, publish, seconds_of
 
 from sacd.files import read_json
 from stages.code import ROOT
+from stages.show_results import seconds_of_rules
 
 
 def main() -> None:
@@ -26,7 +29,9 @@ def main() -> None:
     add_experiment(parser)
     arguments = parser.parse_args()
     folder = arguments.experiment
-    jobs, work, elapsed = seconds_of_run(folder)
+    rules = seconds_of_rules(folder / "logs")
+    jobs, scoring = sum(rules.values()), rules["score_samples"] + rules["score_references"]
+    work, elapsed = seconds_of_run(folder)
     commands = {
         "to read the workflow": ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)],
         "to import train_adapter": importing("stages.train_adapter"),
@@ -39,6 +44,7 @@ def main() -> None:
             ("seconds of jobs, summed", jobs),
             ("seconds of stages' own work, summed", work),
             ("share of jobs' seconds that is start-up", 1 - work / jobs),
+            ("share of jobs' seconds that is scoring", scoring / jobs),
             *((f"seconds {what}", seconds_of(running(given))) for what, given in commands.items()),
         ],
         columns=["what", "value"],
@@ -46,17 +52,14 @@ def main() -> None:
     publish(table, str(folder), "overhead", arguments.name)
 
 
-def seconds_of_run(folder: Path) -> tuple[float, float, float]:
-    """Of a finished run: of all jobs, of their stages' own work, and from start to end."""
-    jobs = sum(
-        pd.read_csv(path, sep="\t").s.sum() for path in (folder / "logs").rglob("*.benchmark.tsv")
-    )
+def seconds_of_run(folder: Path) -> tuple[float, float]:
+    """Of a finished run: of all stages' own work, and from start to end."""
     records = {*folder.rglob("record.json"), *folder.rglob("*.record.json")}
     kept = [path for path in records if not {"pretrained", "experiments"} & {*path.parts}]
     work = sum(read_json(path).get("wall_seconds", 0.0) for path in kept)
     notes = [json.loads(path.read_text()) for path in (folder / ".snakemake/metadata").iterdir()]
     times = [(note["starttime"], note["endtime"]) for note in notes if note.get("starttime")]
-    return jobs, work, max(end for _, end in times) - min(start for start, _ in times)
+    return work, max(end for _, end in times) - min(start for start, _ in times)
 
 
 def importing(module: str) -> list[str]:
