@@ -31,7 +31,7 @@ test: env ## check style, types, workflow and behaviour
 	$(RUN) pytest
 
 plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
-	@cd $(FOLDER) && PYTHONPATH=$(CURDIR) $(RUN) python -m stages.plan
+	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m stages.plan
 
 pull: env ## fetch recorded results (EXPERIMENT=NAME) and mark them as made
 	cd $(FOLDER) && $(RUN) dvc pull --allow-missing dvc.yaml
@@ -55,10 +55,11 @@ clean: ## remove .venv and the tools' caches; data and results stay
 # Made again when the lock or the project's description changes. An environment that is there is
 # brought up to date, so that this works from inside it too.
 $(INSTALLED): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	    echo "SACD needs Python 3.11 or newer and $(PYTHON) is not: make env PYTHON=/path/to/python3.11" >&2; \
-	    exit 1; }
-	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo "SACD needs Python 3.11 or newer and $(PYTHON) is not: make env PYTHON=/path/to/python3.11" >&2; \
+	        exit 1; }; \
+	    $(PYTHON) -m venv --clear $(VENV); }
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
