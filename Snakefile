@@ -34,10 +34,18 @@ localrules:
     write_report,
 
 
+MODELS = [
+    *(f"models/backbones/{name}/record.json" for name in COMPARE.networks),
+    *(f"models/probes/{name}/record.json" for name in COMPARE.probes),
+    "models/prior/record.json",
+]
+
+
+# An experiment that compares no methods is for its models.
 rule all:
     default_target: True
     input:
-        "results/report.html",
+        "results/report.html" if COMPARE.methods else MODELS,
         [f"results/sweeps/{name}.record.json" for name in COMPARE.sweeps],
         [f"results/robustness/{name}.record.json" for name in COMPARE.disturbances],
         [f"results/layers/{name}.record.json" for name in COMPARE.layers],
@@ -49,9 +57,7 @@ rule all:
 
 rule models:
     input:
-        [f"models/backbones/{name}/record.json" for name in COMPARE.networks],
-        [f"models/probes/{name}/record.json" for name in COMPARE.probes],
-        "models/prior/record.json",
+        MODELS,
 
 
 rule caches:

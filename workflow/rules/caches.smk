@@ -1,6 +1,7 @@
 rule cache_latents:
     input:
         expand("data/images/{split}/index.json", split=SPLITS),
+        "models/autoencoder/config.json",
         "models/autoencoder/diffusion_pytorch_model.safetensors",
     output:
         expand("latents/{split}/index.json", split=SPLITS),

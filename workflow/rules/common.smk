@@ -17,7 +17,7 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
-from stages.artefacts import PRIOR_FILES, PRIOR_PARTS, VAE_PARTS
+from stages.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS
 from stages.code import code_version
 from stages.report_figures import more_figures
 from stages.settings import load_settings, section
@@ -28,7 +28,6 @@ except SacdError as error:
     raise WorkflowError(str(error))
 
 COMPARE = SETTINGS.compare
-SPLITS = ("train", "val", "test")
 FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
 
 

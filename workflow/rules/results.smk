@@ -8,6 +8,10 @@ SCORES = expand(
     backbone=COMPARE.backbones,
     method=[*COMPARE.methods, "references"],
 )
+# What the runs cost, and distances of sets, which tables tell too.
+RECORDS = [path.replace("index.json", "record.json") for path in SAMPLES] + [
+    path.replace(".parquet", ".sets.json") for path in SCORES
+]
 # By content: their paths would make a repository that was moved stale.
 CAPTIONS = digest(
     {path.name: path.read_text() for path in (ROOT / "workflow/report").glob("*.rst")}
@@ -18,7 +22,9 @@ rule make_tables:
     input:
         SAMPLES,
         SCORES,
+        RECORDS,
         TRAINING,
+        [path.replace("training.json", "record.json") for path in TRAINING],
         DECODERS,
     output:
         report(

@@ -5,6 +5,8 @@ rule measure_robustness:
         MANIFEST,
         expand("features/{{backbone}}/{split}/index.json", split=("train", "test")),
         "models/backbones/{backbone}/model.safetensors",
+        # How it looks at images: no cached features of the judge are read here that would tell.
+        f"models/backbones/{COMPARE.judge}/config.json",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
         PRIOR,
         expand("adapters/{{backbone}}/{adapter}/adapter.safetensors", adapter=COMPARE.adapters),
