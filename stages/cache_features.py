@@ -45,7 +45,7 @@ def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> 
         statistics = measure_statistics(shard["features"] for shard in shards)
         return {"layer": backbone.config.layer, "statistics": vars(statistics)}
 
-    work = work_folder("cache_features", split, content(images.folder / INDEX), *identity)
+    work = work_folder("cache_features", name, split, content(images.folder / INDEX), *identity)
     bar = progress(f"features {name} {split}")
     fill_shards(work, images.ids, ROWS_PER_SHARD, block, info, bar)
     return work

@@ -38,8 +38,9 @@ def main() -> None:
     folder = sample_folder(backbone, name)
     sections = {"seed": settings.seed, "method": method.model_dump()}
     work = work_folder(
-        "draw_samples", name, sections, content(features.folder / INDEX), *map(content, files)
-    )
+        "draw_samples", backbone, name, sections, content(features.folder / INDEX),
+        *map(content, files),
+    )  # fmt: skip
     write_shards(
         folder, work, features.ids, IMAGES_PER_SHARD, make, sections,
         progress(f"samples {backbone} {name}"),

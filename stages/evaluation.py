@@ -118,10 +118,15 @@ def scoring_work(
 ) -> Path:
     """The work folder of scoring test images that come of the files `inputs`."""
     seen = [feature_folder(name, "test") / INDEX for name in (backbone, settings.compare.judge)]
-    probes = [probe_folder(name) / PROBE_WEIGHTS for name in settings.compare.probes]
     return work_folder(
-        stage, what, scoring_sections(settings), *map(content, [*inputs, *seen, *probes])
-    )
+        stage, backbone, what, scoring_sections(settings),
+        *map(content, [*inputs, *seen, *probe_files(settings)]),
+    )  # fmt: skip
+
+
+def probe_files(settings: Settings) -> list[Path]:
+    """Weights of the probes that score."""
+    return [probe_folder(name) / PROBE_WEIGHTS for name in settings.compare.probes]
 
 
 def set_scores(

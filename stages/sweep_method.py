@@ -22,7 +22,13 @@ from sacd.prior.prior import Prior
 from sacd.shards import INDEX
 from stages.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from stages.common import Clock, content, device, run, work_folder
-from stages.evaluation import load_eyes, load_truth, score_images, scoring_sections
+from stages.evaluation import (
+    load_eyes,
+    load_truth,
+    probe_files,
+    score_images,
+    scoring_sections,
+)
 from stages.inputs import others_of
 from stages.method_sections import changed
 from stages.methods import Draw, draw_all, prepare
@@ -72,6 +78,7 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
     eyes = load_eyes(backbone, settings)
     judge = settings.compare.judge
     seen = [feature_folder(network, "val") / INDEX for network in (backbone, judge)]
+    seen += probe_files(settings)
     for changes in sweep.combinations():
         method = changed(settings.methods[sweep.method], changes)
         draw, files = prepare(settings, backbone, method)
