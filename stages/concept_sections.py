@@ -39,6 +39,11 @@ class LabelledConcepts(Concepts):
     where: Literal["object", "background", "image"]
     vector: Literal["boundary", "pattern"]
 
+    def column_of(self, direction: str) -> str | None:
+        """Which of the columns a direction is of, as `fill` of fill_stripes."""
+        columns = [column for column in self.columns if direction.startswith(f"{column}_")]
+        return max(columns, key=len, default=None)  # fill_period_high is not of `fill`
+
 
 ConceptSettings = Annotated[
     FactoredConcepts | ClassConcepts | LabelledConcepts, Field(discriminator="type")

@@ -217,8 +217,8 @@ def _require_told(settings: Settings, edit: str) -> None:
     told = {
         column for name in settings.compare.readouts for column in settings.readouts[name].columns
     }
-    if told.isdisjoint(concepts.columns):
+    if told.isdisjoint(map(concepts.column_of, chosen.directions)):
         raise SacdError(
-            f"{where} needs compare.readouts that tell what concepts.{chosen.concepts}.columns "
-            f"name ({', '.join(concepts.columns)})."
+            f"{where} needs compare.readouts that tell what edits.{edit}.directions are of "
+            f"({', '.join(chosen.directions)})."
         )

@@ -214,11 +214,8 @@ def _of_concept(
 def labelled(settings: Settings, concepts: str, name: str) -> tuple[str | None, str]:
     """The column of the manifest and its kind that a direction is named by; None without labels."""
     chosen = settings.concepts[concepts]
-    columns = chosen.columns if isinstance(chosen, LabelledConcepts) else []
-    for column in sorted(columns, key=len, reverse=True):  # fill_period_high is not of `fill`
-        if name.startswith(f"{column}_"):
-            return column, name.removeprefix(f"{column}_")
-    return None, name
+    column = chosen.column_of(name) if isinstance(chosen, LabelledConcepts) else None
+    return column, name.removeprefix(f"{column}_")
 
 
 def _logits(settings: Settings, backbone: str, split: str, rows: list[int]) -> dict[str, Tensor]:

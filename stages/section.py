@@ -10,6 +10,6 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9_]+$")]
 
 
 class Section(BaseModel):
-    """A section of params.yaml: unknown keys are errors, values are not converted."""
+    """A section of params.yaml: unknown keys are errors, numbers finite, values not converted."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)

@@ -127,7 +127,7 @@ class AdapterSettings(Section):
     type: Literal["controlnet", "lite"]
     conditioning: Literal["spatial", "pooled"]
     hidden: Positive
-    drop: Share
+    drop: Annotated[float, Field(ge=0, lt=1)]
     training: Training
 
 
@@ -272,7 +272,7 @@ class Compare(Section):
     """
 
     networks: list[Name]
-    backbones: list[Name]
+    backbones: Annotated[list[Name], Field(min_length=1)]
     judge: Name
     probes: list[Name]
     adapters: list[Name]

@@ -38,7 +38,7 @@ class TestImpossibleCombinations:
             (
                 {**STEERED, "readouts.factors.columns": ["shape"]},
                 "compare.disentangled: 'fills' needs compare.readouts that tell what "
-                "concepts.factors.columns name (",
+                "edits.fills.directions are of (fill_stripes, radius_high).",
             ),
             (
                 {"images.per_class.train": 2},

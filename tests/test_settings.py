@@ -107,23 +107,26 @@ class TestWrongValues:
             ("backbones.tiny_a.std", [0.25, 0.0, 0.25]),
             ("adapters.spatial.type", "controlnett"),
             ("adapters.spatial.conditioning", "local"),
+            ("adapters.spatial.drop", 1.0),
             ("adapters.spatial.training.ema", 1.0),
             ("methods.spatial.features", True),
             ("methods.nearest.samples", 0),
             ("methods.pixels.norm", -1.0),
             ("methods.refined.refinement.rate", 0),
             ("methods.guidance.recurrences", 0),
+            ("methods.guidance.strength", float("inf")),
             ("methods.spatial.samples", 0),
             ("methods.spatial.guidance", "high"),
             ("probes.finder.kind", "seeker"),
             ("compare.backbones", "tiny_a"),
+            ("compare.backbones", []),
             ("compare.gap_closed", -0.1),
         ],
     )
     def test_the_key_is_named_with_what_was_found(self, complaint: Callable, path: str, value: Any):
         message = complaint({path: value})
         assert f"  {path}" in message
-        found = map(str, value) if isinstance(value, list) else [repr(value)]
+        found = map(str, value) if isinstance(value, list) and value else [repr(value)]
         assert any(text in message.split("(found: ")[1] for text in found)
 
     def test_names_are_those_of_folders(self, complaint: Callable, fixture_params):
