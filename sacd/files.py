@@ -37,6 +37,8 @@ def atomic(path: Path) -> Iterator[Path]:
         reason = getattr(error, "strerror", None) or error
         raise SacdError(f"{path}: could not be written ({reason}).") from error
     finally:
+        if replaced.exists() and not path.exists():  # stopped between the two renames
+            os.replace(replaced, path)
         shutil.rmtree(replaced, ignore_errors=True)
         if temporary.is_dir():
             shutil.rmtree(temporary)

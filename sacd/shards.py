@@ -66,6 +66,8 @@ def fill_shards(
             _save_shard(path, ids[rows], make(rows.start, rows.stop))
     parallel.wait()
     if parallel.first():
+        for left in work.glob(".*.partial"):  # by a process that was killed while it wrote
+            left.unlink()
         shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
         _write_index(work, len(starts), info(shards) if callable(info) else info)
     parallel.wait()

@@ -79,6 +79,26 @@ class TestAtomic:
         assert names(path) == ["new"]
         assert names(tmp_path) == ["folder"]
 
+    def test_a_request_to_stop_between_the_two_renames_brings_the_old_one_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        path = tmp_path / "folder"
+        path.mkdir()
+        (path / "old").write_text("old")
+        rename = os.replace
+
+        def stopped(source: Path, target: Path) -> None:
+            if target == path and (Path(source) / "new").exists():
+                raise KeyboardInterrupt
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", stopped)
+        with pytest.raises(KeyboardInterrupt), atomic(path) as temporary:
+            temporary.mkdir()
+            (temporary / "new").write_text("new")
+        assert names(path) == ["old"]
+        assert names(tmp_path) == ["folder"]
+
     def test_files_are_readable_by_others(self, tmp_path: Path):
         path = tmp_path / "file.txt"
         with atomic(path) as temporary:

@@ -113,6 +113,13 @@ class TestResume:
         assert torch.equal(Shards(folder).read_all("numbers"), NUMBERS)
         assert not (tmp_path / "work").exists()
 
+    def test_what_a_kill_left_of_a_shard_is_not_published(self, tmp_path: Path):
+        (tmp_path / "work").mkdir()
+        (tmp_path / "work/.shard-00001.safetensors.4711.partial").write_text("half")
+        write(tmp_path / "numbers")
+        expected = [INDEX, *(shard(tmp_path, number).name for number in range(3))]
+        assert sorted(path.name for path in (tmp_path / "numbers").iterdir()) == expected
+
     def test_the_old_folder_stays_until_the_new_one_is_whole(self, folder: Path):
         def fail(start: int, stop: int) -> dict[str, Tensor]:
             raise RuntimeError
