@@ -93,8 +93,8 @@ def train(
     `loss` returns the scalar to minimise and named numbers to log; `check`, called at every fifth
     log with the averaged weights, adds more. `work` keeps the checkpoint of an unfinished run; its
     name must be unique to everything that determines the run. Raises `SacdError` on a non-finite
-    loss, and `Stopped`, after a checkpoint, when asked to stop. `parameters` end with the last, not
-    the averaged, weights.
+    loss or gradient, and `Stopped`, after a checkpoint, when asked to stop. `parameters` end with
+    the last, not the averaged, weights.
 
     Of several processes (`sacd.parallel`) each takes the loss of its share of the batch; the steps
     are those of the whole batch.
@@ -111,8 +111,11 @@ def train(
         parallel.averaging_gradients(parameters.values()) as finish_averaging,
     ):
         for step in steps:
+            generator = step_generator(recipe.seed, step)
+            # Dropout and stochastic depth draw from torch's own generator, each process its own.
+            torch.manual_seed(generator.initial_seed() + parallel.number())
             with numerics(device, recipe.precision):
-                value, numbers = loss(step, step_generator(recipe.seed, step))
+                value, numbers = loss(step, generator)
             run.descend(value, finish_averaging)
             run.add({"loss": float(value.detach()), **numbers})
             ended = step + 1 == recipe.steps
@@ -154,20 +157,24 @@ class _Run:
     def descend(self, loss: Tensor, finish_averaging: Callable[[], None]) -> None:
         """A step against the gradient of `loss`."""
         recipe = self.recipe
-        if not bool(loss.isfinite()):
-            raise SacdError(
-                f"The loss is {loss.item()} at step {self.step}: lower the learning rate "
-                f"(now {recipe.learning_rate}) or use precision fp32."
-            )
+        self._require_finite("loss", loss)
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(recipe, self.step)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         finish_averaging()
-        torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        norm = torch.nn.utils.clip_grad_norm_(list(self.parameters.values()), recipe.clip)
+        self._require_finite("gradient's norm", norm)
         self.optimizer.step()
         _average(self.averaged, self.parameters, recipe.ema, self.step)
         self.step += 1
+
+    def _require_finite(self, what: str, value: Tensor) -> None:
+        if not bool(value.isfinite()):
+            raise SacdError(
+                f"The {what} is {value.item()} at step {self.step}: lower the learning rate "
+                f"(now {self.recipe.learning_rate}) or use precision fp32."
+            )
 
     def add(self, numbers: dict[str, float]) -> None:
         """Note a step's numbers for the log."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:  # torch takes seconds to import, and most processes are alone
 
 Rows = TypeVar("Rows", "Tensor", range)
 
+# One process writes and sums up what all have made, which takes longer than the ten minutes that
+# NCCL lets the others wait.
+PATIENCE = timedelta(days=1)
 BUCKET_BYTES = 25 * 2**20  # of gradients that travel together; DistributedDataParallel's
 
 
@@ -44,7 +48,7 @@ def join() -> None:
     if count() > 1:
         from accelerate import PartialState
 
-        PartialState()
+        PartialState(timeout=PATIENCE)
 
 
 def share(rows: Rows) -> Rows:

@@ -187,6 +187,25 @@ class TestResume:
         assert not resumed.is_contiguous()
         assert torch.equal(resumed, fit(tmp_path / "whole"))
 
+    def test_so_do_networks_that_draw_by_themselves(self, tmp_path: Path):
+        """As dropout does, from torch's own generator."""
+
+        def fit(work: Path, stop_before: int | None = None) -> Tensor:
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+
+            def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+                if step == stop_before:
+                    raise ConnectionAbortedError
+                return network(torch.ones(4, 3)).sub(1).square().mean(), {}
+
+            with suppress(ConnectionAbortedError):
+                train(dict(network.named_parameters()), loss, self.RECIPE, work, **self.OFTEN)
+            return network[0].weight.detach()
+
+        fit(tmp_path / "cut", stop_before=11)
+        assert torch.equal(fit(tmp_path / "cut"), fit(tmp_path / "whole"))
+
     def test_a_run_cut_twice_ends_the_same(self, tmp_path: Path):
         whole, _, _ = fit_a_line(tmp_path / "whole", self.RECIPE, **self.OFTEN)
         for stop_before in (5, 15):
@@ -224,6 +243,17 @@ class TestFaults:
         ):
             train({"w": weight}, loss, CONSTANT, tmp_path)
         assert weight.item() == pytest.approx(-0.03, rel=1e-4)  # the bad step was not taken
+
+    def test_nor_is_a_gradient_taken_that_is_not_finite(self, tmp_path: Path):
+        weight = nn.Parameter(torch.ones(1))
+
+        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+            power = 0.5 if step == 3 else 2.0  # the root's slope at nought has no end
+            return (weight - weight.detach()).pow(power).sum() + weight.sum(), {}
+
+        with pytest.raises(SacdError, match=r"gradient's norm is inf at step 3: lower the learn"):
+            train({"w": weight}, loss, CONSTANT, tmp_path)
+        assert weight.item() == pytest.approx(1 - 0.03, rel=1e-4)
 
     @pytest.mark.parametrize("capable", [True, False])
     def test_the_precision_decides_how_matrices_are_multiplied(
