@@ -118,6 +118,14 @@ class TestLayers:
         assert torch.equal(features, network.layer2(network.layer1(stem)))
         assert torch.equal(logits, network(x))
 
+    def test_what_follows_does_not_change_what_was_tapped(self, images):
+        """timm's ResNet lets its activations work in place."""
+        backbone = backbone_of("resnet18", layer="bn1")
+        network, x = backbone.network, backbone.preprocess(images)
+        features, _ = backbone(images)
+        assert torch.equal(features, network.bn1(network.conv1(x)))
+        assert bool((features < 0).any())
+
     def test_a_tapped_transformer_block_is_a_map_too(self, images):
         backbone = backbone_of("vit_tiny_patch16_224", layer="blocks.0")
         features, _ = backbone(images)
@@ -319,6 +327,19 @@ class TestTraining:
             inputs = network.conv1(Backbone(config, network).preprocess(images.float() / 255))
         expected = inputs.mean((0, 2, 3))
         assert torch.allclose(network.bn1.running_mean, expected, rtol=1e-3, atol=1e-4)
+
+    def test_batch_norms_count_no_rest_of_a_batch_as_a_whole_one(self, tmp_path: Path):
+        images, _, labels = colour_problem()
+        recipe = Recipe(3, 16, 0.02, 1, "constant", 0.0, 0.9, 1.0, "fp32", 0)
+        config = config_of("resnet18", classes=2)
+        network = create_network(config)
+        train_backbone(
+            config, network, images[:17], labels[:17], None, recipe, FLIPS,
+            tmp_path, torch.device("cpu"), lambda items, total: items,
+        )  # fmt: skip
+        with torch.no_grad():
+            inputs = network.conv1(Backbone(config, network).preprocess(images[:16].float() / 255))
+        assert torch.allclose(network.bn1.running_mean, inputs.mean((0, 2, 3)), atol=1e-4)
 
     def test_blur_removes_detail_and_noise_adds_it_each_image_by_its_own_amount(self):
         board = (torch.arange(16)[:, None] + torch.arange(16)) % 2 * 0.5 + 0.25

@@ -44,6 +44,12 @@ class TestDistance:
         assert relative_distance(ours, truth).tolist() == pytest.approx([1 / 25])
         assert relative_distance(2 * truth, truth).tolist() == pytest.approx([1.0])
 
+    def test_from_no_activation_at_all_is_finite(self):
+        nothing = torch.zeros(2, 3, 4, 4)
+        assert bool(relative_distance(nothing, nothing).eq(0).all())
+        assert bool(relative_distance(nothing + 1, nothing).isfinite().all())
+        assert bool(feature_scores(nothing + 1, nothing)["rel_l2"].isfinite().all())
+
     def test_is_the_square_of_the_score(self):
         ours, truth = normal(3, 4, 2, 2), normal(3, 4, 2, 2, seed=1)
         scores = feature_scores(ours, truth)["rel_l2"]
@@ -146,6 +152,16 @@ class TestGuidance:
             predicted = prior.unet(latents, time, prior.prompts(2)).sample
             latents = scheduler.step(predicted, time, latents).prev_sample
         assert torch.allclose(ours, latents, atol=1e-4)
+
+    def test_latents_are_not_clipped_as_pixels_are(
+        self, tiny_prior: Callable, tiny_backbone: Callable
+    ):
+        prior, backbone = tiny_prior(), tiny_backbone(1)
+        features = backbone(random_images(0, 1))[0]
+        expected = self.guided(prior, backbone, features)
+        prior.scheduler.register_to_config(clip_sample=True)  # where a config says nothing
+        assert torch.equal(self.guided(prior, backbone, features), expected)
+        assert float(expected.abs().max()) > 1
 
     def test_each_recurrence_has_noise_of_its_own(
         self, tiny_prior: Callable, tiny_backbone: Callable

@@ -232,6 +232,10 @@ class TestLatents:
         values = torch.tensor([-1.0, 0.0, 0.4 / 255, 0.6 / 255, 1.0, 7.0])
         assert to_uint8(values).tolist() == [0, 0, 0, 1, 255, 255]
 
+    def test_what_is_no_number_is_no_image(self):
+        with pytest.raises(SacdError, match="not a number"):
+            to_uint8(torch.tensor([0.5, float("nan")]))
+
 
 class TestFeatureLoss:
     def test_is_the_squared_difference_of_unit_vectors(self, tiny_backbone: Callable):

@@ -59,6 +59,13 @@ class TestCorruptions:
             changes.append(float((changed.float() - images).abs().mean()))
         assert 0 < changes[0] < 0.7 * changes[1]
 
+    def test_a_blur_wider_than_the_image_is_none_the_less_one(self):
+        images = scenes(2)
+        blurred = CORRUPTIONS["blur"](images, 40.0, noise_for(images))
+        assert float(blurred.float().std((2, 3)).max()) < 0.2 * float(
+            images.float().std((2, 3)).max()
+        )
+
     def test_noise_has_the_deviation_asked_for(self):
         grey = torch.full((1, 3, 64, 64), 128, dtype=torch.uint8)
         changed = CORRUPTIONS["noise"](grey, 0.1, noise_for(grey)).float()
@@ -142,6 +149,12 @@ class TestAttacks:
     def test_the_ensemble_leads_to_no_class(self, backbone: Backbone):
         with pytest.raises(SacdError, match="'auto' only leads away"):
             attack(backbone, scenes(1), torch.zeros(1).long(), "auto", True, 4, 2, 0)
+
+    def test_the_ensemble_needs_three_classes(self, tiny_backbone: Callable):
+        with pytest.raises(SacdError, match="'auto' needs three classes, and there are 2"):
+            attack(
+                tiny_backbone(classes=2), scenes(1), torch.zeros(1).long(), "auto", False, 4, 2, 0
+            )
 
     def test_needs_a_head(self, tiny_backbone: Callable):
         headless = tiny_backbone()

@@ -76,7 +76,7 @@ class Backbone(nn.Module):
         self.config = config
         self.network = network.eval().requires_grad_(False)
         self.has_head = getattr(network, "num_classes", 0) > 0
-        self._tapped: Tensor | None = None
+        self._tapped: Any = None
         if config.layer != FINAL:
             modules = dict(network.named_modules())
             if config.layer not in modules:
@@ -134,8 +134,9 @@ class Backbone(nn.Module):
         last = features.permute(0, 2, 3, 1) if channels_last else features
         return self.network.forward_head(last)  # type: ignore[operator]
 
-    def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._tapped = output
+    def _tap(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        # A copy: what follows may change the map in place, as activations and shortcuts do.
+        self._tapped = output.clone() if isinstance(output, Tensor) else output
 
 
 def to_nchw(features: Tensor, network: nn.Module) -> Tensor:

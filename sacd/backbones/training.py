@@ -119,7 +119,8 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 
 
 def _blurred(images: Tensor, deviation: float) -> Tensor:
-    size = 2 * math.ceil(2 * deviation) + 1
+    # Images are continued by their reflection, which is as wide as they are.
+    size = 2 * min(math.ceil(2 * deviation), min(images.shape[-2:]) - 1) + 1
     with torch.autocast(images.device.type, enabled=False):  # images keep their precision
         return gaussian_blur(images, [size, size], [deviation, deviation])
 
@@ -137,5 +138,7 @@ def _renew_batch_statistics(
         norm.momentum = None  # cumulative mean over the batches below
     network.train()
     mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (config.mean, config.std))
-    for batch in evenly_spaced(images, 32 * recipe.batch).split(recipe.batch):
+    some = evenly_spaced(images, 32 * recipe.batch)
+    whole = len(some) // recipe.batch * recipe.batch  # a rest would count as much as a batch
+    for batch in some[: whole or None].split(recipe.batch):
         network((batch.to(device).float() / 255 - mean) / std)

@@ -41,7 +41,11 @@ def guided_latents(
     latents' clean estimate is decoded and looked at; the gradient of the distance with respect to
     the noisy latents, through U-Net, decoder and backbone, gives the direction of the pull.
     """
-    scheduler = DDIMScheduler.from_config(prior.scheduler.config, timestep_spacing="trailing")
+    scheduler = DDIMScheduler.from_config(
+        prior.scheduler.config,
+        timestep_spacing="trailing",
+        clip_sample=False,  # its default, where a prior's config says nothing, is for pixels
+    )
     scheduler.set_timesteps(guidance.steps, device=noise.device)
     times = scheduler.timesteps.tolist()
     signals = [*(float(scheduler.alphas_cumprod[time]) for time in times), 1.0]

@@ -120,21 +120,21 @@ def sparse_atoms(values: Tensor, count: int, seed: int) -> Tensor:
 def class_directions(backbone: Backbone, features: Tensor) -> Tensor:
     """Where features (N, C, h, w) must go for a class's logit to rise above the others': (K, C).
 
-    The mean gradient over images and locations. For a head that is linear in the spatial average,
-    these are the rows of its weights, less their mean. Raises `SacdError` where no head follows the
-    layer.
+    The gradient summed over locations, mean over images. For a head that is linear in the spatial
+    average, these are the rows of its weights, less their mean. Raises `SacdError` where no head
+    follows the layer.
     """
-    given = features.float().requires_grad_()
+    given = features.detach().float().requires_grad_()
     with torch.enable_grad():
         logits = backbone.classify(given)
         if logits is None:
             raise SacdError("Class directions need a head that follows the backbone's layer.")
         relative = logits - logits.mean(1, keepdim=True)
-        gradients = [
+        gradients = (
             torch.autograd.grad(relative[:, number].sum(), given, retain_graph=True)[0]
             for number in range(logits.shape[1])
-        ]
-    return torch.stack([gradient.sum((2, 3)).mean(0) for gradient in gradients]).detach()
+        )
+        return torch.stack([gradient.sum((2, 3)).mean(0) for gradient in gradients])
 
 
 def activation_vector(

@@ -73,8 +73,8 @@ def fit_factor(
 
     Rows of no kind are left out. Logistic regression on standardised values, which the returned
     weights (kinds, D) and biases (kinds,) undo. The third is the accuracy on held-out rows, by
-    cross-validation, balanced over kinds. Raises `SacdError` where fewer than two kinds have
-    `FOLDS` rows or more: the others are never told.
+    cross-validation, balanced over kinds. Raises `SacdError` where there are fewer than two
+    kinds, or one of them has fewer than `FOLDS` rows.
     """
     from sklearn.linear_model import LogisticRegression  # seconds to import
     from sklearn.model_selection import StratifiedKFold, cross_val_score

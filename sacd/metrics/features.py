@@ -27,7 +27,7 @@ def feature_scores(ours: Tensor, truth: Tensor) -> dict[str, Tensor]:
         "cos_pooled": F.cosine_similarity(
             ours.float().mean((2, 3)), truth.float().mean((2, 3)), dim=1
         ),
-        "rel_l2": difference / truth.float().flatten(1).norm(dim=1),
+        "rel_l2": difference / truth.float().flatten(1).norm(dim=1).clamp(min=1e-12),
     }
 
 

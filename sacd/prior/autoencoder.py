@@ -46,7 +46,8 @@ class FeatureLoss(nn.Module):
         return torch.stack(distances).sum()
 
     def _tap(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
-        self._features.append(to_nchw(output, self.backbone.network))
+        # A copy: what follows may change the map in place, as activations and shortcuts do.
+        self._features.append(to_nchw(output.clone(), self.backbone.network))
 
     def _collect(self, images: Tensor) -> list[Tensor]:
         self._features = []

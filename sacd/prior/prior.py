@@ -4,7 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    ModelMixin,
+    SchedulerMixin,
+    UNet2DConditionModel,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -14,6 +20,7 @@ from sacd.files import atomic
 from sacd.networks import load_diffusers
 from sacd.numerics import conv_format
 from sacd.prior.stable_diffusion import TEXT_ENCODER, embed_nothing
+from sacd.tensors import halved
 
 NULL_PROMPT = "null_prompt.safetensors"
 
@@ -58,10 +65,9 @@ class Prior:
             ) from error
 
     def save(self, folder: Path) -> None:
-        """Write the folder that `from_pretrained` reads, weights in fp16."""
+        """Write the folder that `from_pretrained` reads, weights in fp16, which must hold them."""
         with atomic(folder) as temporary:
-            self.unet.half().save_pretrained(temporary / "unet")
-            self.unet.float()
+            _save_halved(self.unet, temporary / "unet")
             save_autoencoder(self.vae, temporary / "vae")
             self.scheduler.save_pretrained(temporary / "scheduler")
             save_file({"embedding": self.null_prompt.half()}, temporary / NULL_PROMPT)
@@ -81,8 +87,13 @@ class Prior:
 def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
     """Write an autoencoder with fp16 weights."""
     with atomic(folder) as temporary:
-        vae.half().save_pretrained(temporary)
-    vae.float()
+        _save_halved(vae, temporary)
+
+
+def _save_halved(network: ModelMixin, folder: Path) -> None:
+    halved(network.state_dict(), folder)  # raises where fp16 cannot hold a weight
+    network.half().save_pretrained(folder)
+    network.float()
 
 
 def latent_shape(prior: Prior, image_size: int) -> tuple[int, int, int]:
@@ -111,5 +122,7 @@ def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8; values outside are clipped."""
+    """Images in [0, 1] -> uint8; values outside are clipped, and NaN is a `SacdError`."""
+    if bool(images.isnan().any()):
+        raise SacdError("what was drawn is not a number: lower the method's rates and strengths.")
     return (images * 255).round().clamp(0, 255).to(torch.uint8)

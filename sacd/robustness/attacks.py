@@ -45,14 +45,20 @@ def attack(
     cross-entropy and on the difference of logits ratio (Croce & Hein 2020), the second on the
     images that withstood the first; an image that withstands both comes back as it was. They lead
     away from `classes` (N,), or `targeted`, which only "pgd" can be, towards them. What is returned
-    is rounded to 8 bits, as images are kept. Raises `SacdError` for a backbone without a head.
+    is rounded to 8 bits, as images are kept. Raises `SacdError` for a backbone without a head, and
+    for "auto" where it knows fewer than three classes.
     """
     if not backbone.has_head:
         raise SacdError("An attack needs class logits, and this backbone has no head.")
     if targeted and kind != "pgd":
         raise SacdError(f"Attack '{kind}' only leads away from a class: targeted is for 'pgd'.")
     device = next(backbone.parameters()).device
-    method = _attack(_classifier(backbone, images, device), kind, targeted, budget, steps)
+    classifier = _classifier(backbone, images, device)
+    if kind == "auto" and classifier.nb_classes < 3:  # the ratio is of the first three
+        raise SacdError(
+            f"Attack 'auto' needs three classes, and there are {classifier.nb_classes}."
+        )
+    method = _attack(classifier, kind, targeted, budget, steps)
     with _numpy_seed(seed):
         found = method.generate((images.float() / 255).numpy(), classes.numpy())
     return torch.from_numpy(found * 255).round().clamp(0, 255).to(images.dtype)

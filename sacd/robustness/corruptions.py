@@ -21,7 +21,8 @@ def add_noise(images: Tensor, deviation: float, noise: Tensor) -> Tensor:
 
 def blur(images: Tensor, sigma: float, noise: Tensor) -> Tensor:
     """Gaussian blur of `sigma` pixels."""
-    reach = max(1, round(3 * sigma))
+    # Images are continued by their reflection, which is as wide as they are.
+    reach = min(max(1, round(3 * sigma)), min(images.shape[-2:]) - 1)
     return transforms.gaussian_blur(images, [2 * reach + 1] * 2, [sigma] * 2)
 
 
