@@ -6,8 +6,10 @@ from sacd.errors import SacdError, unknown_name
 from stages.artefacts import INPUT, OTHER, REFERENCE_SCORES, REFERENCES
 from stages.concept_sections import LabelledConcepts, Removal, Steering, Transplant, Union
 from stages.method_sections import AdapterMethod, DecoderMethod, changed
-from stages.sections import BackboneSettings, Settings, Training
+from stages.sections import BackboneSettings, Settings, Training, Unseen
 
+# As in sacd.images.shapes, which is not imported: all stages would depend on the generator.
+UNSEEN = ("shape", "fill", "background")
 # Where names stand, what they name, the names, and those there are.
 Use = tuple[str, str, list[str], Collection[str]]
 
@@ -20,6 +22,7 @@ def require_consistent(settings: Settings) -> None:
     _require_networks(settings)
     _require_recipes(settings)
     _require_sweeps(settings)
+    _require_disturbances(settings)
     _require_concepts(settings)
 
 
@@ -179,8 +182,22 @@ def _require_sweeps(settings: Settings) -> None:
                 raise SacdError(f"sweeps.{name}.over: {error}") from error
 
 
+def _require_disturbances(settings: Settings) -> None:
+    """What the embedded world has never shown is known before anything is trained."""
+    if settings.images.source != "shapes":
+        return
+    for name in settings.compare.disturbances:
+        chosen = settings.disturbances[name]
+        for level in chosen.levels if isinstance(chosen, Unseen) else []:
+            if level not in UNSEEN:
+                raise unknown_name("unseen factor", level, UNSEEN, f"disturbances.{name}.levels")
+
+
 def _require_concepts(settings: Settings) -> None:
     """Edits have what they need; true masks only the embedded world has."""
+    for name in settings.compare.edits:
+        if isinstance(edit := settings.edits[name], Steering):
+            _require_directions(settings, name, edit)
     for name in settings.compare.disentangled:
         _require_told(settings, name)
     if settings.images.source == "shapes":
@@ -202,6 +219,19 @@ def _require_concepts(settings: Settings) -> None:
                 raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'half'.")
             case Removal(region="object"):
                 raise SacdError(f"edits.{name}.region: needs true masks, {needs}; use 'centre'.")
+
+
+def _require_directions(settings: Settings, name: str, edit: Steering) -> None:
+    """Directions by labels are named by a column and its kind."""
+    concepts = settings.concepts[edit.concepts]
+    if not isinstance(concepts, LabelledConcepts):
+        return
+    for direction in edit.directions:
+        if concepts.column_of(direction) is None:
+            raise SacdError(
+                f"edits.{name}.directions: '{direction}' begins with none of "
+                f"concepts.{edit.concepts}.columns ({', '.join(concepts.columns)})."
+            )
 
 
 def _require_told(settings: Settings, edit: str) -> None:

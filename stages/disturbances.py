@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
-from sacd.errors import SacdError, unknown_name
+from sacd.errors import SacdError
 from sacd.features.cache import extract
 from sacd.images import shapes
 from sacd.images.collection import Collection, Unusable, load_square
@@ -152,8 +152,6 @@ def _unseen(settings: Settings, level: str, rows: list[int], where: str) -> Tens
     """As many images as there are rows: the test scenes changed, or another collection's."""
     if settings.images.source != "shapes":
         return _photographs(Path(level).expanduser(), settings, len(rows), where)
-    if level not in shapes.UNSEEN:
-        raise unknown_name("unseen factor", level, shapes.UNSEEN, where)
     _, table = open_images("test")
     scenes = [
         shapes.draw_unseen(settings.seed, int(index), level) for index in table.source.iloc[rows]

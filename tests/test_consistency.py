@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
+from sacd.images import shapes
+from stages.consistency import UNSEEN
 from stages.settings import load_settings
 
 STEERED = {
@@ -16,6 +18,10 @@ STEERED = {
     "compare.disentangled": ["fills"],
 }
 PHOTOS = {"images.source": "photos.tar", "compare.probes": []}
+
+
+def test_unseen_factors_are_those_of_the_generator():
+    assert list(UNSEEN) == list(shapes.UNSEEN)
 
 
 class TestImpossibleCombinations:
@@ -39,6 +45,14 @@ class TestImpossibleCombinations:
                 {**STEERED, "readouts.factors.columns": ["shape"]},
                 "compare.disentangled: 'fills' needs compare.readouts that tell what "
                 "edits.fills.directions are of (fill_stripes, radius_high).",
+            ),
+            (
+                {**STEERED, "edits.fills.directions": ["fil_stripes"]},
+                "edits.fills.directions: 'fil_stripes' begins with none of concepts.factors.col",
+            ),
+            (
+                {"compare.disturbances": ["unseen"], "disturbances.unseen.levels": ["shapes"]},
+                "disturbances.unseen.levels: unknown unseen factor 'shapes'. Did you mean 'shape'?",
             ),
             (
                 {"images.per_class.train": 2},
