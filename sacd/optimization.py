@@ -68,8 +68,13 @@ Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """A CPU generator that depends on (seed, step) alone."""
-    state = np.random.SeedSequence([seed, step]).generate_state(1, np.uint64)[0]
-    return torch.Generator().manual_seed(int(state >> np.uint64(1)))
+    return torch.Generator().manual_seed(_hashed(seed, step))
+
+
+def _hashed(*numbers: int) -> int:
+    """A seed for torch."""
+    state = np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]
+    return int(state >> np.uint64(1))
 
 
 def evenly_spaced(rows: Tensor, count: int) -> Tensor:
@@ -111,11 +116,10 @@ def train(
         parallel.averaging_gradients(parameters.values()) as finish_averaging,
     ):
         for step in steps:
-            generator = step_generator(recipe.seed, step)
             # Dropout and stochastic depth draw from torch's own generator, each process its own.
-            torch.manual_seed(generator.initial_seed() + parallel.number())
+            torch.manual_seed(_hashed(recipe.seed, step, 1 + parallel.number()))
             with numerics(device, recipe.precision):
-                value, numbers = loss(step, generator)
+                value, numbers = loss(step, step_generator(recipe.seed, step))
             run.descend(value, finish_averaging)
             run.add({"loss": float(value.detach()), **numbers})
             ended = step + 1 == recipe.steps
