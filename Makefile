@@ -18,7 +18,7 @@ help: ## list the targets
 
 env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
-demo: env ## run the embedded experiment: tables and pictures in about ten minutes
+demo: env ## run the embedded experiment: tables and pictures in ten to twenty minutes
 	$(RUN) snakemake
 	@$(RUN) python -m stages.show_results
 
