@@ -333,7 +333,8 @@ class TestRules:
 
         def ask(params: dict) -> None:
             params["concepts"]["factors"]["columns"] = ["fil"]
-            params["compare"]["disentangled"] = []  # which the settings would complain of first
+            # Of which the settings would complain first.
+            params["compare"] |= {"edits": [], "disentangled": []}
 
         mine.edit(ask)
         done = mine.stage(
@@ -360,7 +361,8 @@ class TestRules:
 
         def ask(params: dict) -> None:
             params["concepts"][concepts] |= change
-            params["compare"]["disentangled"] = []  # which the settings would complain of first
+            # Of which the settings would complain first.
+            params["compare"] |= {"edits": [], "disentangled": []}
 
         mine.edit(ask)
         done = mine.stage(
