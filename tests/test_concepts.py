@@ -1,6 +1,7 @@
 """Concepts: directions against closed forms, edits by what they change and leave, effects."""
 
 import json
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -328,18 +329,24 @@ class TestRules:
         record = json.loads((place / "concepts/tiny_a/nmf/record.json").read_text())
         assert record["parameters"]["concepts"] == compared.params["concepts"]["nmf"]
 
-    def test_an_unknown_column_is_named(self, compared: Checkout, tmp_path: Path):
-        mine = compared.copy(tmp_path / "repository")
+    def look_for(
+        self, concepts: str, change: dict, compared: Checkout, folder: Path
+    ) -> subprocess.CompletedProcess:
+        """Run the stage on a section that was changed."""
+        mine = compared.copy(folder / "repository")
 
         def ask(params: dict) -> None:
-            params["concepts"]["factors"]["columns"] = ["fil"]
+            params["concepts"][concepts] |= change
             # Of which the settings would complain first.
             params["compare"] |= {"edits": [], "disentangled": []}
 
         mine.edit(ask)
-        done = mine.stage(
-            "find_concepts", "--backbone", "tiny_a", "--concepts", "factors", check=False
+        return mine.stage(
+            "find_concepts", "--backbone", "tiny_a", "--concepts", concepts, check=False
         )
+
+    def test_an_unknown_column_is_named(self, compared: Checkout, tmp_path: Path):
+        done = self.look_for("factors", {"columns": ["fil"]}, compared, tmp_path)
         message = one_message(done.returncode, done.stdout)
         assert message.startswith("concepts.factors.columns: unknown column of the manifest 'fil'")
         assert "Did you mean 'fill'?" in message
@@ -357,17 +364,7 @@ class TestRules:
     def test_what_cannot_be_found_is_named_by_its_key(
         self, compared: Checkout, tmp_path: Path, concepts: str, change: dict, said: str
     ):
-        mine = compared.copy(tmp_path / "repository")
-
-        def ask(params: dict) -> None:
-            params["concepts"][concepts] |= change
-            # Of which the settings would complain first.
-            params["compare"] |= {"edits": [], "disentangled": []}
-
-        mine.edit(ask)
-        done = mine.stage(
-            "find_concepts", "--backbone", "tiny_a", "--concepts", concepts, check=False
-        )
+        done = self.look_for(concepts, change, compared, tmp_path)
         assert one_message(done.returncode, done.stdout.splitlines()[-1] + "\n").startswith(said)
 
     def test_few_images_give_few_patches(self, compared: Checkout, tmp_path: Path):

@@ -20,6 +20,8 @@ from sacd.backbones.backbone import Backbone
 from sacd.files import read_json
 from sacd.images import shapes
 from sacd.images.manifest import REQUIRED, read_manifest, unpack_masks
+from sacd.metrics.finder import mask_iou, mask_logits
+from sacd.metrics.sets import frechet_distance
 from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.prior.prior import Prior
@@ -158,8 +160,6 @@ class TestModels:
         assert [run["step"] for run in history] == [recipe["steps"] for recipe in recipes]
 
     def test_probe_finds_as_well_as_its_record_says(self, folder: Path, params: dict):
-        from sacd.metrics.finder import mask_iou, mask_logits
-
         finder = load_diffusers(UNet2DModel, folder / "models/probes/finder")
         images = Shards(folder / "data/images/val").read_all("images")
         table = read_manifest(folder / "data/manifest.parquet", "val")
@@ -387,8 +387,6 @@ class TestScores:
 
     def test_sets(self, folder: Path):
         """The originals are as far from the train split as the judge's stored features say."""
-        from sacd.metrics.sets import frechet_distance
-
         pooled = {
             split: Shards(folder / "features/tiny_judge" / split)
             .read_all("features").float().mean((2, 3))
