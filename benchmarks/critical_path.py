@@ -82,8 +82,9 @@ def shares_of_sampling(
 
     def draw() -> torch.Tensor:
         return inverter.sample(
-            features, keys, settings.seed, method.steps, method.guidance, method.guided_below
-        )
+            features, keys, settings.seed,
+            method.steps, method.guidance, method.guided_below, method.energy_guidance,
+        )  # fmt: skip
 
     images = draw().unflatten(0, (len(ids), method.samples))
     with tempfile.TemporaryDirectory() as scratch:

@@ -34,8 +34,7 @@ def explain(request: Request) -> None:
     opened = open_request(request)
     inverter, original = opened.inverter, opened.images[0]
     drawn = draw(request, opened, inverter.features(opened.images))[0]
-    unguided = opened.drawing | {"guidance": 1.0}
-    nothing = inverter.sample(None, [(image.name, 0)], request.seed, **unguided)
+    nothing = inverter.sample(None, [(image.name, 0)], request.seed, **opened.drawing)
     pictures = {
         "autoencoder\n(ceiling)": inverter.round_trip(original[None])[0],
         "no features\n(floor)": nothing[0],

@@ -20,8 +20,8 @@ class AdapterMethod(Section):
     """Ours: the prior, steered by an adapter. `features` are true ones, or null (what the prior
     does by itself).
 
-    For `guidance` and `guided_below` see `sacd.sampling.sampler.sample_latents`; of every `best_of`
-    samples the one with the nearest features is kept.
+    For all guidance see `sacd.sampling.sampler.sample_latents`; of every `best_of` samples the one
+    with the nearest features is kept.
     """
 
     type: Literal["adapter"]
@@ -29,6 +29,7 @@ class AdapterMethod(Section):
     features: Literal["true", "null"]
     guidance: Annotated[float, Field(ge=0)]
     guided_below: Share
+    energy_guidance: Annotated[float, Field(ge=0)]
     steps: Positive
     refinement: RefinementSettings | None
     best_of: Positive
@@ -36,10 +37,11 @@ class AdapterMethod(Section):
 
     @model_validator(mode="after")
     def _null_is_not_guided(self) -> "AdapterMethod":
-        if self.features == "null" and (self.refinement or self.best_of > 1 or self.guidance != 1):
+        guided = self.guidance != 1 or self.energy_guidance != 0
+        if self.features == "null" and (self.refinement or self.best_of > 1 or guided):
             raise ValueError(
-                "features: 'null' leaves nothing to go by: refinement must be null, best_of 1 and "
-                "guidance 1."
+                "features: 'null' leaves nothing to go by: refinement must be null, best_of 1, "
+                "guidance 1 and energy_guidance 0."
             )
         return self
 

@@ -137,7 +137,8 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
         repeated = features.repeat_interleave(drawn, 0)
         images = inverter.sample(
             repeated if method.features == "true" else None,
-            keys, seed, method.steps, method.guidance, method.guided_below, refinement,
+            keys, seed, method.steps, method.guidance, method.guided_below,
+            method.energy_guidance, refinement,
         ).unflatten(0, (-1, drawn))  # fmt: skip
         seeds = _seeds(seed, keys, drawn)
         if method.best_of == 1:

@@ -240,8 +240,8 @@ def _draw(
     match method:
         case AdapterMethod():
             key = (backbone, method.adapter)
-            both = method.features == "true" and method.guidance != 1
-            passes = method.steps * (1 + (method.guided_below if both else 0))
+            more = (method.guidance != 1) + (method.energy_guidance != 0)
+            passes = method.steps * (1 + more * method.guided_below)
             drawn = method.samples * method.best_of
             refined = 2 * method.refinement.steps if method.refinement else 0
             return {

@@ -199,6 +199,10 @@ class TestImpossibleCombinations:
                 "methods.unconditional: Value error, features: 'null' leaves nothing",
             ),
             (
+                {"methods.unconditional.energy_guidance": 1.0},
+                "methods.unconditional: Value error, features: 'null' leaves nothing",
+            ),
+            (
                 {"methods.other": {"type": "nearest", "samples": 1}},
                 "methods.other: the name stands for what methods are shown beside",
             ),

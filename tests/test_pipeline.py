@@ -308,6 +308,7 @@ class TestSamples:
             chosen["steps"],
             chosen["guidance"],
             chosen["guided_below"],
+            chosen["energy_guidance"],
         )[0]
         stored = Shards(folder / "samples/tiny_a" / method).read("images", [row])[0, sample]
         difference = (drawn.int() - stored.int()).abs()

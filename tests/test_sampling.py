@@ -9,11 +9,13 @@ import pytest
 import torch
 from conftest import normal
 from diffusers import DDPMScheduler
+from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from sacd.adapters.adapter import Hint
+from sacd.adapters.adapter import Adapter, Hint
 from sacd.backbones.backbone import save_backbone
 from sacd.errors import SacdError
+from sacd.prior.attention import smoothed_attention
 from sacd.prior.diffusion import create_scheduler
 from sacd.prior.prior import Prior
 from sacd.sampling.inverter import Inverter
@@ -103,6 +105,73 @@ class TestGuidance:
         drawn = self.sample(None, 3.0, adapter)
         assert [rows for rows, _ in adapter.calls] == [3, 3, 3, 3]
         assert torch.equal(drawn, self.sample(torch.full_like(self.FEATURES, 0.25), 1.0))
+
+
+class TestEnergyGuidance:
+    NOISE = normal(2, 4, 8, 8, seed=3)
+    FEATURES = normal(2, 12, 4, 4, seed=4)
+
+    @pytest.fixture
+    def prior(self, tiny_prior: Callable) -> Prior:
+        prior = tiny_prior()
+        for module in prior.unet.modules():
+            if isinstance(module, Attention):  # an untrained one hardly tells locations apart
+                module.to_q.weight *= 10
+                module.to_out[0].weight *= 10
+        return prior
+
+    @pytest.fixture
+    def adapter(self, tiny_adapter: Callable, prior: Prior) -> Adapter:
+        return tiny_adapter(prior, noise=0.4)
+
+    @pytest.mark.parametrize("guidance", [1.0, 3.0])
+    def test_adds_what_smoothing_takes_from_the_features_prediction(
+        self, prior: Prior, adapter: Adapter, guidance: float
+    ):
+        hints = adapter.hint(self.FEATURES), adapter.null_hint(2)
+        times = []
+
+        def predict(latents: Tensor, time: Tensor) -> Tensor:
+            def steered(hint: Hint) -> Tensor:
+                return adapter(prior.unet, latents, time.expand(2), prior.prompts(2), hint)
+
+            times.append(float(time))
+            with torch.no_grad():
+                conditional, null = map(steered, hints)
+                if time >= 650:
+                    return conditional
+                with smoothed_attention(prior.unet):
+                    smooth = steered(hints[0])
+            return null + guidance * (conditional - null) + 2 * (conditional - smooth)
+
+        expected = integrate(prior, predict, self.NOISE, 4)
+        assert min(times) < 650 <= max(times)  # both sides of the limit are taken
+        drawn = self.sample(prior, adapter, self.FEATURES, guidance, 2.0)
+        assert torch.allclose(drawn, expected, atol=1e-4)
+        without = self.sample(prior, adapter, self.FEATURES, guidance, 0.0)
+        assert not torch.allclose(without, expected, atol=1e-2)
+
+    def test_costs_a_pass_only_where_it_acts(self, prior: Prior, adapter: Adapter):
+        passes = []
+        prior.unet.register_forward_hook(lambda *_: passes.append(1))
+        self.sample(prior, adapter, self.FEATURES, 3.0, 0.0)
+        assert len(passes) == 4
+        self.sample(prior, adapter, self.FEATURES, 3.0, 1.0)
+        assert len(passes) == 4 + 4 + 2
+
+    def test_leaves_the_null_feature(self, prior: Prior, adapter: Adapter):
+        alone = self.sample(prior, adapter, None, 1.0, 0.0)
+        assert torch.equal(self.sample(prior, adapter, None, 3.0, 2.0), alone)
+
+    def sample(
+        self,
+        prior: Prior,
+        adapter: Adapter,
+        features: Tensor | None,
+        guidance: float,
+        energy: float,
+    ) -> Tensor:
+        return sample_latents(prior, adapter, features, self.NOISE, 4, guidance, 0.65, energy)
 
 
 class TestSolver:

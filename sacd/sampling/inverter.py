@@ -93,19 +93,21 @@ class Inverter:
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
+        energy_guidance: float = 0.0,
         refinement: Refinement | None = None,
     ) -> Tensor:
         """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
 
-        features: (N, C, h, w) rows for the same keys, or None for the null feature. For `steps`,
-        `guidance` and `guided_below` see `sample_latents`. A `refinement` needs the backbone.
+        features: (N, C, h, w) rows for the same keys, or None for the null feature. For `steps` and
+        all guidance see `sample_latents`. A `refinement` needs the backbone.
         """
         noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
         conditioned = None if features is None else features.to(self.device)
         with torch.no_grad(), numerics(self.device, self.precision):
             latents = sample_latents(
-                self.prior, self.adapter, conditioned, noise, steps, guidance, guided_below
-            )
+                self.prior, self.adapter, conditioned, noise,
+                steps, guidance, guided_below, energy_guidance,
+            )  # fmt: skip
             if refinement is not None and conditioned is not None:
                 latents = refine_latents(
                     self.prior, self._require_backbone(), latents, conditioned, refinement
@@ -120,13 +122,14 @@ class Inverter:
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
+        energy_guidance: float = 0.0,
         ids: Sequence[str] | None = None,
     ) -> Tensor:
         """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
         names = ids if ids is not None else [str(row) for row in range(len(images))]
         keys = [(name, k) for name in names for k in range(samples)]
         features = self.features(images).repeat_interleave(samples, 0)
-        drawn = self.sample(features, keys, seed, steps, guidance, guided_below)
+        drawn = self.sample(features, keys, seed, steps, guidance, guided_below, energy_guidance)
         return drawn.unflatten(0, (len(images), samples))
 
     def _require_backbone(self) -> Backbone:

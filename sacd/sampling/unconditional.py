@@ -1,13 +1,9 @@
 """What a prior draws by itself: the stochastic solver, guided against smoothed self-attention."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
+from sacd.prior.attention import smoothed_attention
 from sacd.prior.prior import Prior
 from sacd.sampling.sampler import integrate
 
@@ -40,27 +36,3 @@ def sample_prior(prior: Prior, noise: Tensor, guidance: float, guided_below: flo
         return smooth + guidance * (predicted - smooth)
 
     return integrate(prior, guided, start, len(added), added)
-
-
-@contextmanager
-def smoothed_attention(unet: UNet2DConditionModel) -> Iterator[None]:
-    """Let self-attention ask at every location what the locations ask on average.
-
-    It is the limit of blurring the queries ever more (Hong 2024, section 4.2), in which the energy
-    that attention descends is flattest.
-    """
-    hooks = [
-        module.to_q.register_forward_hook(lambda _, __, queries: _averaged(queries))
-        for module in unet.modules()
-        if isinstance(module, Attention) and not module.is_cross_attention
-    ]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _averaged(queries: Tensor) -> Tensor:
-    """Queries (N, locations, C), each the mean over locations."""
-    return queries.mean(1, keepdim=True).expand_as(queries)
