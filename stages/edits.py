@@ -215,7 +215,7 @@ def labelled(settings: Settings, concepts: str, name: str) -> tuple[str | None, 
     """The column of the manifest and its kind that a direction is named by; None without labels."""
     chosen = settings.concepts[concepts]
     column = chosen.column_of(name) if isinstance(chosen, LabelledConcepts) else None
-    return column, name.removeprefix(f"{column}_")
+    return column, name if column is None else name.removeprefix(f"{column}_")
 
 
 def _logits(settings: Settings, backbone: str, split: str, rows: list[int]) -> dict[str, Tensor]:

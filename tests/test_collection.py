@@ -93,12 +93,16 @@ def official(tmp_path: Path) -> Path:
     kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object)])
     synsets = np.array([(7, "n01440764"), (2, "n02102040")], kind)  # not in the order of the ids
     savemat(numbers, {"synsets": synsets})
+    write_kit(folder, numbers.getvalue())
+    return folder
+
+
+def write_kit(folder: Path, synsets: bytes) -> None:
     truth = "".join("2\n" if index % 2 else "7\n" for index in range(1, 21))
     with tarfile.open(folder / "ILSVRC2012_devkit_t12.tar.gz", "w:gz") as kit:
         top = "ILSVRC2012_devkit_t12/data"
-        add(kit, f"{top}/meta.mat", numbers.getvalue())
+        add(kit, f"{top}/meta.mat", synsets)
         add(kit, f"{top}/ILSVRC2012_validation_ground_truth.txt", truth.encode())
-    return folder
 
 
 def add(archive: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -139,6 +143,12 @@ class TestImageNetArchives:
     def test_a_cut_one_is_named(self, official: Path, name: str):
         content = (official / name).read_bytes()
         (official / name).write_bytes(content[: len(content) // 2])
+        with pytest.raises(SacdError, match=r"images\.source: .*imagenet"):
+            Collection(official)
+
+    @pytest.mark.parametrize("synsets", [b"", b"junk", bytes(200)])
+    def test_a_kit_whose_table_is_none(self, official: Path, synsets: bytes):
+        write_kit(official, synsets)
         with pytest.raises(SacdError, match=r"images\.source: .*imagenet"):
             Collection(official)
 

@@ -77,7 +77,9 @@ def _val_places(path: Path, classes: list[str]) -> dict[str, Place]:
 
 def _val_classes(source: Path) -> list[str]:
     """The WordNet id of every validation image, in the order of their numbers."""
-    from scipy.io import loadmat  # a third of a second, for this layout alone
+    # A third of a second, for this layout alone.
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
     with tarfile.open(source / KIT) as kit:
         texts = {}
@@ -85,6 +87,9 @@ def _val_classes(source: Path) -> list[str]:
             for wanted in (TRUTH, CLASSES):
                 if member.name.endswith(wanted) and (file := kit.extractfile(member)):
                     texts[wanted] = file.read()
-    synsets = loadmat(BytesIO(texts[CLASSES]), squeeze_me=True)["synsets"]
+    try:
+        synsets = loadmat(BytesIO(texts[CLASSES]), squeeze_me=True)["synsets"]
+    except MatReadError as error:
+        raise ValueError(f"{CLASSES} in {KIT}: {error}") from error
     ids = {int(row["ILSVRC2012_ID"]): str(row["WNID"]) for row in synsets}
     return [ids[int(line)] for line in texts[TRUTH].split()]

@@ -9,8 +9,10 @@ SCORES = expand(
     method=[*COMPARE.methods, "references"],
 )
 # What the runs cost, and distances of sets, which tables tell too.
-RECORDS = [path.replace("index.json", "record.json") for path in SAMPLES] + [
-    path.replace(".parquet", ".sets.json") for path in SCORES
+RECORDS = [
+    *(path.replace("index.json", "record.json") for path in SAMPLES),
+    *(path.replace(".parquet", ".sets.json") for path in SCORES),
+    *(path.replace("training.json", "record.json") for path in TRAINING),
 ]
 # By content: their paths would make a repository that was moved stale.
 CAPTIONS = digest(
@@ -24,7 +26,6 @@ rule make_tables:
         SCORES,
         RECORDS,
         TRAINING,
-        [path.replace("training.json", "record.json") for path in TRAINING],
         DECODERS,
     output:
         report(
