@@ -8,7 +8,7 @@ On validation images of a finished experiment, for each inverted backbone, one s
   50 steps, scale 1.75, guidance by two passes, fp32;
 - `diffusers`: its best practice: the same by bf16 (where the device has it), in batches, both
   passes in one;
-- `sacd`: ours, over steps, guidance and trained adapters, with guidance below 65 % of the noise.
+- `sacd`: ours, over steps, both guidances and trained adapters; guided below 65 % of the timesteps.
 
 Writes benchmarks/sampling/NAME.csv, and the frontier of the fastest at each cosine as NAME.png.
 """
@@ -16,6 +16,7 @@ Writes benchmarks/sampling/NAME.csv, and the frontier of the fastest at each cos
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,10 @@ from stages.common import device, device_name, progress
 from stages.inputs import spread_rows
 from stages.settings import load_settings
 
-STEPS, GUIDANCES, GUIDED_BELOW = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), 0.65
+STEPS, GUIDANCES, ENERGY_GUIDANCES = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), (0.0, 1.0)
+GUIDED_BELOW = 0.65
 LEAST_GAIN = 0.005  # of cosine, to be on the frontier
-PUBLISHED = {"steps": 50, "guidance": 1.75}
+PUBLISHED: dict[str, Any] = {"steps": 50, "guidance": 1.75, "energy_guidance": 0.0}
 
 
 @dataclass(frozen=True)
@@ -92,37 +94,32 @@ def compare(case: Case) -> Iterator[dict[str, Any]]:
     """A row for each way to sample."""
     rivals = (("published", False), ("diffusers", True))
     for way, best_practice in rivals:
-        seconds, cosine = measure(case, lambda b=best_practice: by_diffusers(case, b))
-        yield row(case, way, PUBLISHED["steps"], PUBLISHED["guidance"], seconds, cosine)
-    grid = list(product(STEPS, GUIDANCES))
+        draw = partial(by_diffusers, case, best_practice)
+        yield {**row(case, way), **PUBLISHED, **measure(case, draw)}
+    grid = list(product(STEPS, GUIDANCES, ENERGY_GUIDANCES))
     for number in progress(f"{case.backbone} {case.adapter}")(iter(range(len(grid))), len(grid)):
-        steps, guidance = grid[number]
-        seconds, cosine = measure(case, lambda s=steps, g=guidance: by_us(case, s, g))
-        yield row(case, "sacd", steps, guidance, seconds, cosine)
+        chosen = dict(zip(PUBLISHED, grid[number], strict=True))
+        yield {**row(case, "sacd"), **chosen, **measure(case, lambda c=chosen: by_us(case, c))}
 
 
-def row(
-    case: Case, way: str, steps: float, guidance: float, seconds: float, cosine: float
-) -> dict[str, Any]:
-    return {
-        "backbone": case.backbone, "adapter": case.adapter, "way": way, "steps": int(steps),
-        "guidance": guidance, "cos_median": cosine, "seconds_per_image": seconds,
-    }  # fmt: skip
+def row(case: Case, way: str) -> dict[str, Any]:
+    return {"backbone": case.backbone, "adapter": case.adapter, "way": way}
 
 
-def measure(case: Case, draw: Callable[[], Tensor]) -> tuple[float, float]:
-    """Seconds an image, and mean `cos_median` of the images to the features."""
+def measure(case: Case, draw: Callable[[], Tensor]) -> dict[str, float]:
+    """Mean `cos_median` of the images to the features, and seconds an image."""
     started = time.perf_counter()
     images = draw()
     synchronise()
     seconds = (time.perf_counter() - started) / len(case.ids)
     seen = case.inverter.features(images).cpu()
-    return seconds, float(feature_scores(seen, case.features)["cos_median"].mean())
+    cosine = float(feature_scores(seen, case.features)["cos_median"].mean())
+    return {"cos_median": cosine, "seconds_per_image": seconds}
 
 
-def by_us(case: Case, steps: int, guidance: float) -> Tensor:
+def by_us(case: Case, chosen: dict[str, Any]) -> Tensor:
     keys = [(name, 0) for name in case.ids]
-    return case.inverter.sample(case.features, keys, case.seed, steps, guidance, GUIDED_BELOW)
+    return case.inverter.sample(case.features, keys, case.seed, guided_below=GUIDED_BELOW, **chosen)
 
 
 @torch.no_grad()
@@ -147,7 +144,7 @@ def by_diffusers(case: Case, best_practice: bool) -> Tensor:
     size = len(noise) if best_practice else 1
     with numerics(device(), "bf16" if best_practice else "fp32"):
         for block, given in zip(noise.split(size), features.split(size), strict=True):
-            scheduler.set_timesteps(int(PUBLISHED["steps"]), device=device())
+            scheduler.set_timesteps(PUBLISHED["steps"], device=device())
             hints = (adapter.null_hint(len(block)), adapter.hint(given))
             both = tuple(torch.cat(pair) for pair in zip(*hints, strict=True))
             latents = block * scheduler.init_noise_sigma
@@ -165,7 +162,7 @@ def by_diffusers(case: Case, best_practice: bool) -> Tensor:
 def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
     """How many times as fast as `published` and `diffusers` each row is, and what it keeps.
 
-    `of_20_steps`: its cosine as a share of that of 20 of our steps at the same guidance.
+    `of_20_steps`: its cosine as a share of that of 20 of our steps with the same guidances.
     """
     keys = ["backbone", "adapter"]
     for rival in ("published", "diffusers"):
@@ -175,9 +172,10 @@ def with_ratios(table: pd.DataFrame) -> pd.DataFrame:
             for *entry, own in table[[*keys, "seconds_per_image"]].itertuples(index=False)
         ]
     whole = table[(table.way == "sacd") & (table.steps == max(STEPS))]
-    cosines = whole.set_index([*keys, "guidance"]).cos_median
+    kinds = ["guidance", "energy_guidance"]
+    cosines = whole.set_index([*keys, *kinds]).cos_median
     table["of_20_steps"] = [
-        entry.cos_median / cosines.loc[entry.backbone, entry.adapter, entry.guidance]
+        entry.cos_median / cosines.loc[tuple(getattr(entry, key) for key in (*keys, *kinds))]
         if entry.way == "sacd"
         else float("nan")
         for entry in table.itertuples()
@@ -198,7 +196,7 @@ def draw_frontier(table: pd.DataFrame, path: Path, machine: str) -> None:
             axis.scatter(group.seconds_per_image, group.cos_median, label=f"{way}, {adapter}", s=22)
         for entry in best[best.way == "sacd"].itertuples():
             axis.annotate(  # up to the left of a frontier there is nothing
-                f"{entry.steps} steps, {entry.guidance:g}",
+                f"{entry.steps} steps, {entry.guidance:g}, {entry.energy_guidance:g}",
                 (entry.seconds_per_image, entry.cos_median),
                 xytext=(-3, 3), textcoords="offset points", fontsize=6.5, ha="right",
             )  # fmt: skip
@@ -207,7 +205,9 @@ def draw_frontier(table: pd.DataFrame, path: Path, machine: str) -> None:
         axis.margins(y=0.1)
         axis.grid(alpha=0.3)
     axes[0][0].legend(fontsize=7, loc="lower right")
-    figure.suptitle(f"Sampling on {machine}: steps and guidance of the frontier", fontsize=10)
+    figure.suptitle(
+        f"Sampling on {machine}: steps, guidance and energy guidance of the frontier", fontsize=10
+    )
     figure.tight_layout()
     figure.savefig(path, dpi=150)
 

@@ -14,13 +14,13 @@ def test_sampling_is_compared_with_the_published_recipe(compared: Checkout):
     assert (compared.root / "benchmarks/sampling/x.png").stat().st_size > 10_000
     assert set(table.adapter) == {"spatial", "lite"}  # of those that are given maps
     for _, part in table.groupby("adapter"):
-        ways = part.set_index(["way", "steps", "guidance"])
-        published = ways.loc["published", 50, 1.75]
+        ways = part.set_index(["way", "steps", "guidance", "energy_guidance"])
+        published = ways.loc["published", 50, 1.75, 0.0]
         assert published.speed_vs_published == pytest.approx(1)
-        ours = ways.loc["sacd", 4, 1.0]
+        ours = ways.loc["sacd", 4, 1.0, 0.0]
         ratio = published.seconds_per_image / ours.seconds_per_image
         assert ours.speed_vs_published == pytest.approx(ratio, rel=1e-2)
-        assert ways.loc["sacd", 20, 5.0].of_20_steps == 1
+        assert ways.loc["sacd", 20, 5.0, 1.0].of_20_steps == 1
         assert part.cos_median.between(-1, 1).all()
     assert "speed_vs_diffusers" in done.stdout
 
