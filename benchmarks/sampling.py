@@ -92,29 +92,30 @@ def open_cases(experiment: Path, count: int) -> Iterator[Case]:
 
 def compare(case: Case) -> Iterator[dict[str, Any]]:
     """A row for each way to sample."""
-    rivals = (("published", False), ("diffusers", True))
-    for way, best_practice in rivals:
-        draw = partial(by_diffusers, case, best_practice)
-        yield {**row(case, way), **PUBLISHED, **measure(case, draw)}
-    grid = list(product(STEPS, GUIDANCES, ENERGY_GUIDANCES))
+    for way, best_practice in (("published", False), ("diffusers", True)):
+        yield measure(case, way, PUBLISHED, partial(by_diffusers, case, best_practice))
+    grid = [
+        dict(zip(PUBLISHED, values, strict=True))
+        for values in product(STEPS, GUIDANCES, ENERGY_GUIDANCES)
+    ]
     for number in progress(f"{case.backbone} {case.adapter}")(iter(range(len(grid))), len(grid)):
-        chosen = dict(zip(PUBLISHED, grid[number], strict=True))
-        yield {**row(case, "sacd"), **chosen, **measure(case, lambda c=chosen: by_us(case, c))}
+        yield measure(case, "sacd", grid[number], partial(by_us, case, grid[number]))
 
 
-def row(case: Case, way: str) -> dict[str, Any]:
-    return {"backbone": case.backbone, "adapter": case.adapter, "way": way}
-
-
-def measure(case: Case, draw: Callable[[], Tensor]) -> dict[str, float]:
-    """Mean `cos_median` of the images to the features, and seconds an image."""
+def measure(
+    case: Case, way: str, chosen: dict[str, Any], draw: Callable[[], Tensor]
+) -> dict[str, Any]:
+    """A row: mean `cos_median` of the images to the features, and seconds an image."""
     started = time.perf_counter()
     images = draw()
     synchronise()
     seconds = (time.perf_counter() - started) / len(case.ids)
     seen = case.inverter.features(images).cpu()
     cosine = float(feature_scores(seen, case.features)["cos_median"].mean())
-    return {"cos_median": cosine, "seconds_per_image": seconds}
+    return {
+        "backbone": case.backbone, "adapter": case.adapter, "way": way, **chosen,
+        "cos_median": cosine, "seconds_per_image": seconds,
+    }  # fmt: skip
 
 
 def by_us(case: Case, chosen: dict[str, Any]) -> Tensor:
