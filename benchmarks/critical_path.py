@@ -81,10 +81,7 @@ def shares_of_sampling(
             decode_latents(inverter.prior.vae, latents, device())
 
     def draw() -> torch.Tensor:
-        return inverter.sample(
-            features, keys, settings.seed,
-            method.steps, method.guidance, method.guided_below, method.energy_guidance,
-        )  # fmt: skip
+        return inverter.sample(features, keys, settings.seed, **method.drawing)
 
     images = draw().unflatten(0, (len(ids), method.samples))
     with tempfile.TemporaryDirectory() as scratch:

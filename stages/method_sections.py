@@ -45,6 +45,11 @@ class AdapterMethod(Section):
             )
         return self
 
+    @property
+    def drawing(self) -> dict[str, Any]:
+        """Arguments of `sacd.sampling.inverter.Inverter.sample`: how samples are drawn at first."""
+        return self.model_dump(include={"steps", "guidance", "guided_below", "energy_guidance"})
+
 
 class NearestMethod(Section):
     """The `samples` training images with the nearest features, see `sacd.baselines.nearest`."""

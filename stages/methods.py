@@ -137,9 +137,11 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
         repeated = features.repeat_interleave(drawn, 0)
         images = inverter.sample(
             repeated if method.features == "true" else None,
-            keys, seed, method.steps, method.guidance, method.guided_below,
-            method.energy_guidance, refinement,
-        ).unflatten(0, (-1, drawn))  # fmt: skip
+            keys,
+            seed,
+            refinement=refinement,
+            **method.drawing,
+        ).unflatten(0, (-1, drawn))
         seeds = _seeds(seed, keys, drawn)
         if method.best_of == 1:
             return {"images": images, "noise_seed": seeds}

@@ -97,9 +97,7 @@ def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dic
         if not isinstance(method, AdapterMethod) or method.features == "null":
             continue
         if method.adapter == adapter.resolve().name:
-            values = method.model_dump(
-                include={"steps", "guidance", "guided_below", "energy_guidance"}
-            )
+            values = method.drawing
             break
     given = {"steps": steps, "guidance": guidance}
     return values | {key: value for key, value in given.items() if value is not None}

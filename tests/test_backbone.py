@@ -132,6 +132,12 @@ class TestLayers:
         assert features.shape == (2, 12, 4, 4)
         assert not torch.allclose(features, backbone_of("vit_tiny_patch16_224")(images)[0])
 
+    def test_a_layer_before_the_class_token_loses_none_of_its_patches(self, images):
+        backbone = backbone_of("vit_tiny_patch16_224", layer="patch_embed")
+        patches = backbone.network.patch_embed(backbone.preprocess(images))
+        assert patches.shape == (2, 16, 12)
+        assert torch.equal(backbone(images)[0].flatten(2).mT, patches)
+
     def test_a_tapped_stage_of_swin_is_channels_first(self, images):
         assert backbone_of("swinv2_tiny_window8_256", "layers.0")(images)[0].shape == (2, 8, 8, 8)
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
-from sacd.adapters.adapter import Adapter, Hint
+from sacd.adapters.adapter import Adapter, Hint, Residuals
 from sacd.backbones.backbone import save_backbone
 from sacd.errors import SacdError
 from sacd.prior.attention import smoothed_attention
@@ -28,49 +29,66 @@ EPSILON = DDPMScheduler(
 )
 
 
-def prior_with(scheduler: DDPMScheduler) -> Prior:
-    """A prior of which only the schedule matters."""
-    return Prior(None, None, scheduler, torch.zeros(1, 1, 1))
+# (latents, timesteps) -> prediction, by the schedule that it is given
+Network = Callable[[Tensor, Tensor], Tensor]
+
+
+def a_tenth(noisy: Tensor, times: Tensor) -> Tensor:
+    return 0.1 * noisy
+
+
+def prior_with(scheduler: DDPMScheduler, network: Network = a_tenth) -> Prior:
+    """A prior whose U-Net predicts what `network` does plus what is added to its middle."""
+
+    def unet(noisy: Tensor, times: Tensor, prompts: Tensor, **added: Any) -> SimpleNamespace:
+        assert len(noisy) == len(times) == len(prompts)
+        assert added["down_block_additional_residuals"] == ()
+        return SimpleNamespace(
+            sample=network(noisy, times) + added["mid_block_additional_residual"]
+        )
+
+    return Prior(unet, None, scheduler, torch.zeros(1, 1, 1))
 
 
 class StubAdapter:
-    """Predicts a tenth of the latents plus the hint; features are their own hint."""
+    """Adds the hint to the middle; features are their own hint, the null feature's is `null`."""
 
-    def __init__(self):
+    def __init__(self, null: float = 0.25):
+        self.null = null
         self.calls: list[tuple[int, float]] = []
 
     def hint(self, features: Tensor) -> Hint:
         return (features,)
 
     def null_hint(self, count: int) -> Hint:
-        return (torch.full((count, 1, 2, 2), 0.25),)
+        return (torch.full((count, 1, 1, 1), self.null),)
 
-    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Tensor:
+    def residuals(self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Residuals:
         assert len(noisy) == len(times) == len(prompts) == len(hint[0])
         assert len(times.unique()) == 1
         self.calls.append((len(noisy), float(times[0])))
-        return 0.1 * noisy + hint[0]
+        return hint
 
 
-class KnowingAdapter(StubAdapter):
-    """Predicts what is true of `clean` latents: v or noise, as the schedule says."""
+def knowing(scheduler: DDPMScheduler, clean_of: Callable[[Tensor, Tensor], Tensor]) -> Network:
+    """Predicts v or noise, as the schedule says, for the clean latents that `clean_of` the noisy
+    ones and alpha^2 gives."""
 
-    def __init__(self, scheduler: DDPMScheduler, clean: Tensor):
-        super().__init__()
-        self.scheduler, self.clean = scheduler, clean
-
-    def __call__(self, unet, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Tensor) -> Tensor:
-        squared = self.scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
+    def network(noisy: Tensor, times: Tensor) -> Tensor:
+        squared = scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
         alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
-        noise = (noisy - alpha * self.clean) / sigma
-        if self.scheduler.config.prediction_type == "epsilon":
+        clean = clean_of(noisy, squared)
+        noise = (noisy - alpha * clean) / sigma
+        if scheduler.config.prediction_type == "epsilon":
             return noise
-        return alpha * noise - sigma * self.clean
+        return alpha * noise - sigma * clean
+
+    return network
 
 
 class TestGuidance:
     NOISE = normal(3, 1, 2, 2)
-    FEATURES = normal(3, 1, 2, 2, seed=1)
+    FEATURES = normal(3, 1, 1, 1, seed=1)
 
     def sample(self, features: Tensor | None, guidance: float, adapter=None) -> Tensor:
         prior = prior_with(create_scheduler(1.0))
@@ -151,13 +169,22 @@ class TestEnergyGuidance:
         without = self.sample(prior, adapter, self.FEATURES, guidance, 0.0)
         assert not torch.allclose(without, expected, atol=1e-2)
 
-    def test_costs_a_pass_only_where_it_acts(self, prior: Prior, adapter: Adapter):
-        passes = []
-        prior.unet.register_forward_hook(lambda *_: passes.append(1))
-        self.sample(prior, adapter, self.FEATURES, 3.0, 0.0)
-        assert len(passes) == 4
-        self.sample(prior, adapter, self.FEATURES, 3.0, 1.0)
-        assert len(passes) == 4 + 4 + 2
+    @pytest.mark.parametrize(
+        ("guidance", "energy", "rows"),
+        [
+            (3.0, 0.0, [2, 2, 4, 4]),
+            (3.0, 1.0, [2, 2, 4, 2, 4, 2]),
+            (1.0, 1.0, [2, 2, 2, 2, 2, 2]),
+        ],
+    )
+    def test_costs_a_pass_of_the_prior_only_where_it_acts(
+        self, prior: Prior, adapter: Adapter, guidance: float, energy: float, rows: list[int]
+    ):
+        passes, added = [], []
+        prior.unet.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+        adapter.control.register_forward_hook(lambda *_: added.append(1))
+        self.sample(prior, adapter, self.FEATURES, guidance, energy)
+        assert (passes, len(added)) == (rows, 4)
 
     def test_leaves_the_null_feature(self, prior: Prior, adapter: Adapter):
         alone = self.sample(prior, adapter, None, 1.0, 0.0)
@@ -179,10 +206,9 @@ class TestSolver:
     @pytest.mark.parametrize("scheduler", [create_scheduler(1.0), EPSILON], ids=["v", "epsilon"])
     def test_reaches_the_clean_latents_that_the_network_knows(self, scheduler, steps: int):
         clean = normal(3, 4, 8, 8, seed=2)
-        drawn = sample_latents(
-            prior_with(scheduler), KnowingAdapter(scheduler, clean),
-            None, normal(3, 4, 8, 8, seed=3), steps, 1.0,
-        )  # fmt: skip
+        prior = prior_with(scheduler, knowing(scheduler, lambda *_: clean))
+        noise = normal(3, 4, 8, 8, seed=3)
+        drawn = sample_latents(prior, StubAdapter(null=0.0), None, noise, steps, 1.0)
         assert torch.allclose(drawn, clean, atol=2e-3)
 
     def test_an_untrained_adapter_leaves_the_prior_as_it_is(
@@ -201,20 +227,16 @@ class TestSolver:
         # mixture), and the best prediction of the data is known in closed form.
         scheduler, deviation = create_scheduler(1.0), 0.5
 
-        class GaussianAdapter(StubAdapter):
-            def __call__(self, unet, noisy, times, prompts, hint):
-                squared = scheduler.alphas_cumprod[times.long()].view(-1, 1, 1, 1)
-                alpha, sigma = squared.sqrt(), (1 - squared).sqrt()
-                total = squared * deviation**2 + 1 - squared
-                clean = alpha * deviation**2 / total * noisy
-                noise = (noisy - alpha * clean) / sigma
-                return alpha * noise - sigma * clean
+        def mean_of_clean(noisy: Tensor, squared: Tensor) -> Tensor:
+            total = squared * deviation**2 + 1 - squared
+            return squared.sqrt() * deviation**2 / total * noisy
 
+        prior, adapter = prior_with(scheduler, knowing(scheduler, mean_of_clean)), StubAdapter(0.0)
         noise = normal(16, 4, 8, 8, seed=4)
         errors = [
-            float((sample_latents(prior_with(scheduler), GaussianAdapter(), None, noise, n, 1.0)
-                   - deviation * noise).abs().max())
-            for n in (5, 10, 40)
+            float((sample_latents(prior, adapter, None, noise, steps, 1.0) - deviation * noise)
+                  .abs().max())
+            for steps in (5, 10, 40)
         ]  # fmt: skip
         assert errors[0] > errors[1] > errors[2]
         assert errors[2] < 0.02

@@ -1,7 +1,6 @@
 """What every adapter is: a feature encoder, and a network that steers the frozen U-Net by it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,6 +15,7 @@ from sacd.networks import load_weights, read_config, save_network
 WEIGHTS = "adapter.safetensors"
 
 Hint = tuple[Tensor, ...]  # what features say, brought to the latent grid once an image
+Residuals = tuple[Tensor, ...]  # for each of the U-Net's skip connections and, last, its middle
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,8 @@ class Adapter(nn.Module, ABC):
         """All that can be computed from the encoded features (N, width, H, W) alone."""
 
     @abstractmethod
-    def residuals(
-        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
-    ) -> tuple[Sequence[Tensor], Tensor]:
-        """What is added to the U-Net's skip connections, and to its middle."""
+    def residuals(self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Residuals:
+        """What is added to the U-Net for noised latents (N, c, H, W)."""
 
     def forward(
         self,
@@ -92,11 +90,22 @@ class Adapter(nn.Module, ABC):
         hint: Hint,
     ) -> Tensor:
         """The steered U-Net's prediction for noised latents (N, c, H, W)."""
-        skips, middle = self.residuals(noisy, times, prompts, hint)
-        return unet(
-            noisy,
-            times,
-            prompts,
-            down_block_additional_residuals=tuple(skips),
-            mid_block_additional_residual=middle,
-        ).sample
+        return steer(unet, noisy, times, prompts, self.residuals(noisy, times, prompts, hint))
+
+
+def steer(
+    unet: UNet2DConditionModel,
+    noisy: Tensor,
+    times: Tensor,
+    prompts: Tensor,
+    residuals: Residuals,
+) -> Tensor:
+    """The U-Net's prediction for noised latents (N, c, H, W) with an adapter's residuals added."""
+    *skips, middle = residuals
+    return unet(
+        noisy,
+        times,
+        prompts,
+        down_block_additional_residuals=tuple(skips),
+        mid_block_additional_residual=middle,
+    ).sample

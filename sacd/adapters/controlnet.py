@@ -1,11 +1,9 @@
 """The ControlNet adapter (Zhang et al. 2023, as FeatInv, arXiv 2505.21032, uses it)."""
 
-from collections.abc import Sequence
-
 from diffusers import ControlNetModel, UNet2DConditionModel
 from torch import Tensor, nn
 
-from sacd.adapters.adapter import Adapter, AdapterConfig, Hint
+from sacd.adapters.adapter import Adapter, AdapterConfig, Hint, Residuals
 from sacd.features.whitening import Whitening
 
 
@@ -22,8 +20,9 @@ class ControlNetAdapter(Adapter):
         """The copy sees latents and time with the features, so nothing is known before a step."""
         return (encoded,)
 
-    def residuals(
-        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def residuals(self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Residuals:
         """The copy's outputs for the noised latents."""
-        return self.control(noisy, times, prompts, controlnet_cond=hint[0], return_dict=False)
+        skips, middle = self.control(
+            noisy, times, prompts, controlnet_cond=hint[0], return_dict=False
+        )
+        return (*skips, middle)

@@ -5,14 +5,13 @@ middle, as ControlNet does, instead of inside its blocks: that fits every U-Net 
 """
 
 import math
-from collections.abc import Sequence
 
 import torch.nn.functional as F
 from diffusers import UNet2DConditionModel
 from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
-from sacd.adapters.adapter import Adapter, AdapterConfig, Hint
+from sacd.adapters.adapter import Adapter, AdapterConfig, Hint, Residuals
 from sacd.adapters.encoder import NORM_GROUPS
 from sacd.features.whitening import Whitening
 
@@ -52,12 +51,9 @@ class LiteAdapter(Adapter):
         ]
         return (*skips, self.middle(pyramid[-1]))
 
-    def residuals(
-        self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint
-    ) -> tuple[Sequence[Tensor], Tensor]:
+    def residuals(self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Residuals:
         """The hint as it is."""
-        *skips, middle = hint
-        return skips, middle
+        return hint
 
 
 def skip_connections(unet: UNet2DConditionModel) -> list[tuple[int, int]]:

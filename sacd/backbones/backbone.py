@@ -146,11 +146,12 @@ def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
     three are equal, the network's own word for its last map counts.
     """
     if features.ndim == 3:
-        tokens = features[:, getattr(network, "num_prefix_tokens", 0) :]
-        side = round(tokens.shape[1] ** 0.5)
-        if side * side != tokens.shape[1]:
-            raise SacdError(f"{tokens.shape[1]} tokens do not form a square map.")
-        return tokens.transpose(1, 2).unflatten(2, (side, side))
+        # Of a layer before the prefix tokens are added there are none to cut.
+        for tokens in (features[:, getattr(network, "num_prefix_tokens", 0) :], features):
+            side = round(tokens.shape[1] ** 0.5)
+            if side * side == tokens.shape[1]:
+                return tokens.transpose(1, 2).unflatten(2, (side, side))
+        raise SacdError(f"{features.shape[1]} tokens do not form a square map.")
     if features.ndim != 4:
         raise SacdError(f"A layer's output of shape {tuple(features.shape)} is not a spatial map.")
     first, middle, last = features.shape[1:]
