@@ -93,7 +93,7 @@ class Inverter:
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
-        energy_guidance: float = 1.0,
+        energy_guidance: float = 0.5,
         refinement: Refinement | None = None,
     ) -> Tensor:
         """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
@@ -122,7 +122,7 @@ class Inverter:
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
-        energy_guidance: float = 1.0,
+        energy_guidance: float = 0.5,
         ids: Sequence[str] | None = None,
     ) -> Tensor:
         """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
