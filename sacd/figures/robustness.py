@@ -51,7 +51,7 @@ def plot_robustness(table: pd.DataFrame, name: str) -> Figure:
     handles, labels = axes[0][0].get_legend_handles_labels()
     handles += [Line2D([], [], color="0.3"), Line2D([], [], color="0.3", linestyle="--")]
     labels += ["as the features say", "as the image was"]
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(handles, labels, loc="outside upper center", ncols=2 * len(panels), frameon=False)
     return figure
 
 

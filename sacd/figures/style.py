@@ -51,7 +51,8 @@ def render(figure: Figure, kind: str) -> bytes:
     drawn = io.BytesIO()
     # A PDF's creation date would make every run's file different.
     metadata = {"CreationDate": None} if kind == "pdf" else None
-    figure.savefig(drawn, format=kind, dpi=110, metadata=metadata)
+    # As large as what was drawn: labels and legends may be wider than a figure of few panels.
+    figure.savefig(drawn, format=kind, dpi=110, metadata=metadata, bbox_inches="tight")
     if kind == "pdf":
         return drawn.getvalue()
     small = io.BytesIO()  # without the channel of opacity that matplotlib adds
