@@ -41,7 +41,7 @@ from stages.common import device, device_name, progress
 from stages.inputs import spread_rows
 from stages.settings import load_settings
 
-STEPS, GUIDANCES, ENERGY_GUIDANCES = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), (0.0, 1.0)
+STEPS, GUIDANCES, ENERGY_GUIDANCES = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), (0.0, 0.5, 1.0)
 GUIDED_BELOW = 0.65
 LEAST_GAIN = 0.005  # of cosine, to be on the frontier
 PUBLISHED: dict[str, Any] = {"steps": 50, "guidance": 1.75, "energy_guidance": 0.0}
@@ -205,12 +205,13 @@ def draw_frontier(table: pd.DataFrame, path: Path, machine: str) -> None:
         axis.set_xlim(part.seconds_per_image.min() / 4, part.seconds_per_image.max() * 2)
         axis.margins(y=0.1)
         axis.grid(alpha=0.3)
-    axes[0][0].legend(fontsize=7, loc="lower right")
     figure.suptitle(
-        f"Sampling on {machine}: steps, guidance and energy guidance of the frontier", fontsize=10
+        f"Sampling on {machine}\nsteps, guidance and energy guidance of the frontier", fontsize=10
     )
     figure.tight_layout()
-    figure.savefig(path, dpi=150)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), fontsize=7, ncols=2 * len(names),
+                  loc="upper center", bbox_to_anchor=(0.5, 0), frameon=False)  # fmt: skip
+    figure.savefig(path, dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":
