@@ -6,7 +6,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from sacd.adapters.adapter import Adapter, Hint, Residuals, steer
+from sacd.adapters.adapter import Adapter, steer
 from sacd.prior.attention import smoothed_attention
 from sacd.prior.prior import Prior
 
@@ -38,30 +38,31 @@ def sample_latents(
     """
     count = len(noise)
     hint = adapter.null_hint(count) if features is None else adapter.hint(features)
-    hints = [hint] if guidance == 1 else [adapter.null_hint(count), hint]
-    contrasted = tuple(torch.cat(parts) for parts in zip(*hints, strict=True))
-    guided = features is not None and (guidance != 1 or energy_guidance != 0)
+    contrasted = features is not None and guidance != 1
+    both = hint
+    if contrasted:
+        pairs = zip(adapter.null_hint(count), hint, strict=True)
+        both = tuple(torch.cat(pair) for pair in pairs)
+    guided = contrasted or (features is not None and energy_guidance != 0)
     limit = guided_below * prior.scheduler.config.num_train_timesteps if guided else 0
 
-    def residuals(latents: Tensor, time: Tensor, hint: Hint) -> Residuals:
+    def given(latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(latents)
-        return adapter.residuals(latents, time.expand(rows), prior.prompts(rows), hint)
-
-    def steered(latents: Tensor, time: Tensor, added: Residuals) -> Tensor:
-        rows = len(latents)
-        return steer(prior.unet, latents, time.expand(rows), prior.prompts(rows), added).float()
+        return latents, time.expand(rows), prior.prompts(rows)
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
+        single = given(latents, time)
         if time >= limit:
-            return steered(latents, time, residuals(latents, time, hint))
-        copies = torch.cat([latents] * len(hints))
-        added = residuals(copies, time, contrasted)
-        predictions = steered(copies, time, added)
+            return steer(prior.unet, *single, adapter.residuals(*single, hint)).float()
+        passed = given(torch.cat([latents, latents]), time) if contrasted else single
+        added = adapter.residuals(*passed, both)
+        predictions = steer(prior.unet, *passed, added).float()
         null, conditional = predictions[:count], predictions[-count:]
         predicted = null + guidance * (conditional - null)
         if energy_guidance != 0:
             with smoothed_attention(prior.unet):
-                smooth = steered(latents, time, tuple(part[-count:] for part in added))
+                kept = tuple(part[-count:] for part in added)
+                smooth = steer(prior.unet, *single, kept).float()
             predicted = predicted + energy_guidance * (conditional - smooth)
         return predicted
 
