@@ -32,6 +32,10 @@ def main() -> None:
     rules = seconds_of_rules(folder / "logs")
     jobs, scoring = sum(rules.values()), rules["score_samples"] + rules["score_references"]
     work, elapsed = seconds_of_run(folder)
+    benchmarks = [path.relative_to(folder / "logs") for path in folder.glob("logs/**/*.tsv")]
+    starting = (jobs - work) / len(benchmarks)
+    # Jobs of a rule are called <backbone>-<what>.
+    merged = starting * len({(path.parent, path.name.split("-")[0]) for path in benchmarks})
     commands = {
         "to read the workflow": ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)],
         "to import train_adapter": importing("stages.train_adapter"),
@@ -44,6 +48,9 @@ def main() -> None:
             ("seconds of jobs, summed", jobs),
             ("seconds of stages' own work, summed", work),
             ("share of jobs' seconds that is start-up", 1 - work / jobs),
+            ("the same, had every rule one job a backbone", merged / (merged + work)),
+            ("jobs", len(benchmarks)),
+            ("seconds of start-up, of a job", starting),
             ("share of jobs' seconds that is scoring", scoring / jobs),
             *((f"seconds {what}", seconds_of(running(given))) for what, given in commands.items()),
         ],
