@@ -133,7 +133,7 @@ class Subject:
                 with torch.no_grad():
                     latents = encode(self.prior.vae, images).float()
                     features = self.backbone(images)[0].float()
-                loss = self._loss(adapter, latents, features, generator)
+                loss = self.loss(adapter, latents, features, generator)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
@@ -144,17 +144,22 @@ class Subject:
     def operations_a_sample(self) -> float:
         """Of the adapter and the U-Net, forward and backward."""
         adapter = self.adapter().requires_grad_(True)
-        latents = self._latents.read("latents", range(2)).float().to(device())
-        features = self._features.read("features", range(2)).float().to(device())
+        latents, features = self.batch(2)
         generator = torch.Generator().manual_seed(0)
         with numerics(device(), "fp32"):
             return (
-                operations(lambda: self._loss(adapter, latents, features, generator).backward()) / 2
+                operations(lambda: self.loss(adapter, latents, features, generator).backward()) / 2
             )
 
-    def _loss(
+    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+        """Cached latents and features of the first training images."""
+        latents = self._latents.read("latents", range(size)).float().to(device())
+        return latents, self._features.read("features", range(size)).float().to(device())
+
+    def loss(
         self, adapter: Adapter, latents: Tensor, features: Tensor, generator: torch.Generator
     ) -> Tensor:
+        """The denoising loss of a batch, some features dropped."""
         noisy, times, target = noised(self.prior.scheduler, latents, generator)
         dropped = torch.rand(len(latents), generator=generator) < self.drop
         hint = adapter.hint(features, dropped.to(device()))
