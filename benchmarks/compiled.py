@@ -8,14 +8,13 @@ later. On a CPU the compiler calls a C++ compiler, which nothing else here needs
 benchmarks/compiled/NAME.csv.
 """
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from harness import add_experiment, arguments_of, publish, synchronise
+from harness import add_experiment, arguments_of, elapsed, publish
 from sampling import by_us, measure, open_cases
 from training import Subject
 
@@ -81,11 +80,9 @@ def fastest_in_turn(works: dict[Any, Callable[[], object]]) -> dict[Any, float]:
     fastest = dict.fromkeys(works, float("inf"))
     for turn in range(ROUNDS + 1):
         for key, work in works.items():
-            started = time.perf_counter()
-            work()
-            synchronise()
+            seconds = elapsed(work)
             if turn:
-                fastest[key] = min(fastest[key], time.perf_counter() - started)
+                fastest[key] = min(fastest[key], seconds)
     return fastest
 
 

@@ -32,15 +32,17 @@ def synchronise() -> None:
         torch.cuda.synchronize()
 
 
+def elapsed(work: Callable[[], object]) -> float:
+    """Wall seconds of one run of a piece of work."""
+    started = time.perf_counter()
+    work()
+    synchronise()
+    return time.perf_counter() - started
+
+
 def seconds_of(work: Callable[[], object]) -> float:
     """Wall seconds of a piece of work, the fastest of `TRIES`."""
-    fastest = float("inf")
-    for _ in range(TRIES):
-        started = time.perf_counter()
-        work()
-        synchronise()
-        fastest = min(fastest, time.perf_counter() - started)
-    return fastest
+    return min(elapsed(work) for _ in range(TRIES))
 
 
 def publish(table: pd.DataFrame, what: str, kind: str, name: str) -> Path:
