@@ -23,6 +23,8 @@ from sacd.files import read_json
 from stages.code import ROOT
 from stages.show_results import seconds_of_rules
 
+OTHER_RUNS = ("pretrained", "experiments")  # folders of the root that other runs made
+
 
 def main() -> None:
     parser = arguments_of(__doc__)
@@ -62,7 +64,7 @@ def main() -> None:
 def seconds_of_run(folder: Path) -> tuple[float, float]:
     """Of a finished run: of all stages' own work, and from start to end."""
     records = {*folder.rglob("record.json"), *folder.rglob("*.record.json")}
-    kept = [path for path in records if not {"pretrained", "experiments"} & {*path.parts}]
+    kept = [path for path in records if path.relative_to(folder).parts[0] not in OTHER_RUNS]
     work = sum(read_json(path).get("wall_seconds", 0.0) for path in kept)
     notes = [json.loads(path.read_text()) for path in (folder / ".snakemake/metadata").iterdir()]
     times = [(note["starttime"], note["endtime"]) for note in notes if note.get("starttime")]
