@@ -6,6 +6,8 @@ BIN := $(CURDIR)/$(VENV)/bin
 INSTALLED := $(VENV)/.installed
 # DVC's stages call plain `snakemake`, and Snakemake's rules plain `python`: they must be ours.
 RUN := PATH="$(BIN):$$PATH"
+# The same, and stages that the command starts are there in a moment.
+FORKING := $(RUN) python workflow/fork_server.py
 EXPERIMENT ?= .
 FOLDER = $(or $(firstword $(wildcard $(EXPERIMENT) experiments/$(EXPERIMENT))),\
     $(error EXPERIMENT=$(EXPERIMENT): no such folder, nor experiments/$(EXPERIMENT)))
@@ -19,7 +21,7 @@ help: ## list the targets
 env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
 demo: env ## run the embedded experiment: tables and pictures in ten to twenty minutes
-	$(RUN) snakemake
+	$(FORKING) snakemake
 	@$(RUN) python -m stages.show_results
 
 test: env ## check style, types, workflow and behaviour
@@ -28,7 +30,7 @@ test: env ## check style, types, workflow and behaviour
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
-	$(RUN) pytest
+	$(FORKING) pytest
 
 plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
 	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m stages.plan

@@ -34,10 +34,8 @@ def main() -> None:
     rules = seconds_of_rules(folder / "logs")
     jobs, scoring = sum(rules.values()), rules["score_samples"] + rules["score_references"]
     work, elapsed = seconds_of_run(folder)
-    benchmarks = [path.relative_to(folder / "logs") for path in folder.glob("logs/**/*.tsv")]
-    starting = (jobs - work) / len(benchmarks)
-    # Jobs of a rule are called <backbone>-<what>.
-    merged = starting * len({(path.parent, path.name.split("-")[0]) for path in benchmarks})
+    benchmarks = list(folder.glob("logs/**/*.tsv"))
+    once = seconds_of(running([sys.executable, "workflow/fork_server.py", "true"]))
     commands = {
         "to read the workflow": ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)],
         "to import train_adapter": importing("stages.train_adapter"),
@@ -49,10 +47,11 @@ def main() -> None:
             ("seconds from the first job's start to the last one's end", elapsed),
             ("seconds of jobs, summed", jobs),
             ("seconds of stages' own work, summed", work),
-            ("share of jobs' seconds that is start-up", 1 - work / jobs),
-            ("the same, had every rule one job a backbone", merged / (merged + work)),
             ("jobs", len(benchmarks)),
-            ("seconds of start-up, of a job", starting),
+            ("seconds of start-up, of a job", (jobs - work) / len(benchmarks)),
+            ("share of jobs' seconds that is start-up", 1 - work / jobs),
+            ("seconds of the fork server's start, once", once),
+            ("share that is start-up, with the fork server's", 1 - work / (jobs + once)),
             ("share of jobs' seconds that is scoring", scoring / jobs),
             *((f"seconds {what}", seconds_of(running(given))) for what, given in commands.items()),
         ],

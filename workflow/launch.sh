@@ -11,6 +11,10 @@ shift 2
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
 
 if [[ $nodes == 1 && $processes == 1 ]]; then
+    # Below fork_server.py, and unless it has to be otherwise than the server is.
+    if [[ -S ${SACD_FORK_SERVER:-} && ${OMP_NUM_THREADS:-} == 1 && -z ${SLURM_JOB_ID:-} ]]; then
+        exec python -IS "$(dirname "$0")/fork_server.py" --start "$@"
+    fi
     exec python -m "$@"
 fi
 if [[ $nodes == 1 ]]; then

@@ -65,5 +65,5 @@ rule train_decoder:
         code=code_version("stages.train_decoder"),
         settings=lambda w: settings("seed", f"decoders.{w.decoder}"),
     shell:
-        "python -m stages.train_decoder --backbone {wildcards.backbone}"
+        "launch 1 1 stages.train_decoder --backbone {wildcards.backbone}"
         " --decoder {wildcards.decoder} 2>&1 | tee {log}"

@@ -20,7 +20,7 @@ rule find_concepts:
         code=code_version("stages.find_concepts"),
         settings=lambda w: settings("seed", "images", f"concepts.{w.concepts}"),
     shell:
-        "python -m stages.find_concepts --backbone {wildcards.backbone}"
+        "launch 1 1 stages.find_concepts --backbone {wildcards.backbone}"
         " --concepts {wildcards.concepts} 2>&1 | tee {log}"
 
 
@@ -55,4 +55,4 @@ rule plot_concepts:
         code=code_version("stages.plot_concepts"),
         settings=lambda w: settings(f"concepts.{w.concepts}", "compare.backbones"),
     shell:
-        "python -m stages.plot_concepts --concepts {wildcards.concepts} 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_concepts --concepts {wildcards.concepts} 2>&1 | tee {log}"

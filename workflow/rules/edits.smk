@@ -21,7 +21,7 @@ rule fit_readout:
             "seed", f"readouts.{w.readout}", "compare.judge", "compare.probes"
         ),
     shell:
-        "python -m stages.fit_readout --readout {wildcards.readout} 2>&1 | tee {log}"
+        "launch 1 1 stages.fit_readout --readout {wildcards.readout} 2>&1 | tee {log}"
 
 
 # Waits for everything that any method or edit needs, as its DVC stage does.
@@ -63,7 +63,7 @@ rule draw_edits:
             "compare.readouts",
         ),
     shell:
-        "python -m stages.draw_edits --backbone {wildcards.backbone} --edit {wildcards.edit}"
+        "launch 1 1 stages.draw_edits --backbone {wildcards.backbone} --edit {wildcards.edit}"
         " 2>&1 | tee {log}"
 
 
@@ -105,7 +105,7 @@ rule plot_edits:
         code=code_version("stages.plot_edits"),
         settings=lambda w: settings("seed", f"edits.{w.edit}", "compare.backbones"),
     shell:
-        "python -m stages.plot_edits --edit {wildcards.edit} 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_edits --edit {wildcards.edit} 2>&1 | tee {log}"
 
 
 rule plot_disentanglement:
@@ -138,4 +138,4 @@ rule plot_disentanglement:
             "seed", f"edits.{w.edit}", "concepts", "compare.backbones", "compare.readouts"
         ),
     shell:
-        "python -m stages.plot_disentanglement --edit {wildcards.edit} 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_disentanglement --edit {wildcards.edit} 2>&1 | tee {log}"

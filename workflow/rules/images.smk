@@ -15,4 +15,4 @@ rule prepare_images:
         code=code_version("stages.prepare_images"),
         settings=settings("seed", "images"),
     shell:
-        "python -m stages.prepare_images 2>&1 | tee {log}"
+        "launch 1 1 stages.prepare_images 2>&1 | tee {log}"

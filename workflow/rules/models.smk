@@ -24,7 +24,7 @@ rule make_backbone:
         code=code_version("stages.make_backbone"),
         settings=lambda w: settings("seed", f"backbones.{w.backbone}"),
     shell:
-        "python -m stages.make_backbone --backbone {wildcards.backbone} 2>&1 | tee {log}"
+        "launch 1 1 stages.make_backbone --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
 
 rule make_autoencoder:
@@ -47,7 +47,7 @@ rule make_autoencoder:
         code=code_version("stages.make_autoencoder"),
         settings=settings("seed", "prior.source", "prior.autoencoder"),
     shell:
-        "python -m stages.make_autoencoder 2>&1 | tee {log}"
+        "launch 1 1 stages.make_autoencoder 2>&1 | tee {log}"
 
 
 rule make_prior:
@@ -101,4 +101,4 @@ rule make_probe:
         code=code_version("stages.make_probe"),
         settings=lambda w: settings("seed", f"probes.{w.probe}"),
     shell:
-        "python -m stages.make_probe --probe {wildcards.probe} 2>&1 | tee {log}"
+        "launch 1 1 stages.make_probe --probe {wildcards.probe} 2>&1 | tee {log}"

@@ -57,7 +57,7 @@ rule make_tables:
         code=code_version("stages.make_tables"),
         settings=settings("seed", "compare"),
     shell:
-        "python -m stages.make_tables 2>&1 | tee {log}"
+        "launch 1 1 stages.make_tables 2>&1 | tee {log}"
 
 
 rule plot_figures:
@@ -106,7 +106,7 @@ rule plot_figures:
         code=code_version("stages.plot_figures"),
         settings=settings("compare"),
     shell:
-        "python -m stages.plot_figures 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_figures 2>&1 | tee {log}"
 
 
 rule plot_layers:
@@ -134,7 +134,7 @@ rule plot_layers:
         code=code_version("stages.plot_layers"),
         settings=lambda w: settings(f"layers.{w.layers}", "compare.main_method"),
     shell:
-        "python -m stages.plot_layers --layers {wildcards.layers} 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_layers --layers {wildcards.layers} 2>&1 | tee {log}"
 
 
 rule plot_prior:
@@ -160,7 +160,7 @@ rule plot_prior:
         code=code_version("stages.plot_prior"),
         settings=settings("seed"),
     shell:
-        "python -m stages.plot_prior 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_prior 2>&1 | tee {log}"
 
 
 rule write_report:
@@ -192,4 +192,4 @@ rule write_report:
         captions=CAPTIONS,
         settings=settings("compare"),
     shell:
-        "python -m stages.write_report 2>&1 | tee {log}"
+        "launch 1 1 stages.write_report 2>&1 | tee {log}"

@@ -28,7 +28,7 @@ rule measure_robustness:
             "seed", "images", f"disturbances.{w.disturbance}", "methods", "compare.judge"
         ),
     shell:
-        "python -m stages.measure_robustness --backbone {wildcards.backbone}"
+        "launch 1 1 stages.measure_robustness --backbone {wildcards.backbone}"
         " --disturbance {wildcards.disturbance} 2>&1 | tee {log}"
 
 
@@ -74,4 +74,4 @@ rule plot_robustness:
             "seed", f"disturbances.{w.disturbance}", "methods", "compare.backbones"
         ),
     shell:
-        "python -m stages.plot_robustness --disturbance {wildcards.disturbance} 2>&1 | tee {log}"
+        "launch 1 1 stages.plot_robustness --disturbance {wildcards.disturbance} 2>&1 | tee {log}"

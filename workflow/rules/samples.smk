@@ -69,7 +69,7 @@ rule sweep_method:
             "compare.probes",
         ),
     shell:
-        "python -m stages.sweep_method --sweep {wildcards.sweep} 2>&1 | tee {log}"
+        "launch 1 1 stages.sweep_method --sweep {wildcards.sweep} 2>&1 | tee {log}"
 
 
 rule score_samples:
