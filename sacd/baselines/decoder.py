@@ -18,6 +18,7 @@ from sacd.features.distance import relative_distance
 from sacd.features.whitening import Whitening, whiten
 from sacd.networks import load_weights, read_config, save_network
 from sacd.optimization import Progress, Recipe, Trained, train
+from sacd.prefetch import read_ahead
 
 NORM_GROUPS = 8
 WEIGHTS = "decoder.safetensors"
@@ -96,16 +97,20 @@ def train_decoder(
     """
     parameters = dict(decoder.requires_grad_(True).named_parameters())
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def read(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(count, (recipe.batch,), generator=generator).tolist()
-        given, truth = features(rows).to(device), images(rows).to(device).float() / 255
+        return features(rows), images(rows)
+
+    def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        (given, truth), _ = batch(step)
         decoded = decoder(given)
-        pixels = F.mse_loss(decoded, truth)
+        pixels = F.mse_loss(decoded, truth.float() / 255)
         distance = relative_distance(backbone(decoded.clamp(0, 1))[0], given).mean()
         numbers = {"loss_pixels": float(pixels.detach()), "loss_features": float(distance.detach())}
         return pixels + feature_weight * distance, numbers
 
-    trained = train(parameters, loss, recipe, work, progress)
+    with read_ahead(read, recipe.seed, device) as batch:
+        trained = train(parameters, loss, recipe, work, progress)
     decoder.load_state_dict(trained.weights, strict=False)
     decoder.eval().requires_grad_(False)
     return trained

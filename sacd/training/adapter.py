@@ -13,6 +13,7 @@ from sacd import parallel
 from sacd.adapters.adapter import Adapter
 from sacd.numerics import numerics
 from sacd.optimization import Progress, Recipe, Trained, step_generator, train
+from sacd.prefetch import read_ahead
 from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
 
@@ -50,14 +51,18 @@ def train_adapter(
     parameters = dict(adapter.requires_grad_(True).named_parameters())
     unet, scheduler = prior.unet, prior.scheduler
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def read(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(pairs.count, (recipe.batch,), generator=generator)
         rows = parallel.share(chosen).tolist()
         dropped = parallel.share(torch.rand(recipe.batch, generator=generator) < drop)
-        clean = pairs.latents(rows).float().to(device)
+        return pairs.latents(rows), pairs.features(rows), dropped
+
+    def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        (latents, features, dropped), generator = batch(step)
+        clean = latents.float()
         noisy, times, target = noised(scheduler, clean, generator, NOISE_EXPONENT, shared=True)
-        hint = adapter.hint(pairs.features(rows).to(device), dropped.to(device))
-        predicted = adapter(unet, noisy, times, prior.prompts(len(rows)), hint)
+        hint = adapter.hint(features, dropped)
+        predicted = adapter(unet, noisy, times, prior.prompts(len(noisy)), hint)
         return F.mse_loss(predicted.float(), target), {}
 
     def check(averaged: dict[str, Tensor]) -> dict[str, float]:
@@ -67,7 +72,8 @@ def train_adapter(
         _copy(current, adapter)
         return losses
 
-    trained = train(parameters, loss, recipe, work, progress, check=check)
+    with read_ahead(read, recipe.seed, device) as batch:
+        trained = train(parameters, loss, recipe, work, progress, check=check)
     _copy(trained.weights, adapter)
     adapter.eval().requires_grad_(False)
     return trained
