@@ -3,9 +3,8 @@
     python benchmarks/compiled.py [EXPERIMENT] [--images 40] [--name cpu_of_two_cores]
 
 For the first inverted backbone and the first adapter of a finished experiment, without energy
-guidance: that hooks into the U-Net's attention, and a compiled network passes over hooks that come
-later. On a CPU the compiler calls a C++ compiler, which nothing else here needs. Writes
-benchmarks/compiled/NAME.csv.
+guidance, whose pass is never a compiled one. On a CPU this needs a C++ compiler, as nothing else
+here does. Writes benchmarks/compiled/NAME.csv.
 """
 
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from harness import add_experiment, arguments_of, elapsed, publish
 from sampling import by_us, measure, open_cases
 from training import Subject
 
-from sacd.adapters.adapter import Adapter
+from sacd.adapters.adapter import Adapter, compile_steps
 from sacd.numerics import numerics
 from stages.common import device
 
@@ -37,11 +36,8 @@ def main() -> None:
         subject = Subject(arguments.experiment)
         adapter = subject.adapter().requires_grad_(True)
         if way == "compiled":
-            for prior, steering in (
-                (case.inverter.prior, case.inverter.adapter), (subject.prior, adapter)
-            ):  # fmt: skip
-                prior.unet.compile(dynamic=False)
-                steering.control.compile(dynamic=False)
+            compile_steps(case.inverter.prior.unet, case.inverter.adapter)
+            compile_steps(subject.prior.unet, adapter)
         draw = partial(by_us, case, DRAWN)
         cosine = measure(case, way, DRAWN, draw)["cos_median"]
         rows += [

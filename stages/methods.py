@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sacd.adapters.adapter import compile_steps
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import WEIGHTS
 from sacd.baselines.decoder import FeatureDecoder
@@ -121,13 +122,11 @@ def _prepare_once(
 def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, list[Path]]:
     trained = adapter_folder(backbone, method.adapter)
     prior = Prior.from_pretrained(PRIOR).to(device())
+    adapter = load_adapter(trained, prior.unet).to(device())
+    if method.compile:
+        compile_steps(prior.unet, adapter)
     looks = method.refinement is not None or method.best_of > 1
-    inverter = Inverter(
-        prior,
-        load_adapter(trained, prior.unet).to(device()),
-        load_backbone(backbone) if looks else None,
-        device(),
-    )
+    inverter = Inverter(prior, adapter, load_backbone(backbone) if looks else None, device())
     chosen = method.refinement
     refinement = Refinement(chosen.steps, chosen.rate) if chosen else None
 

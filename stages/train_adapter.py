@@ -6,7 +6,7 @@ import sys
 import torch
 
 from sacd import parallel
-from sacd.adapters.adapter import Adapter, AdapterConfig
+from sacd.adapters.adapter import Adapter, AdapterConfig, compile_steps
 from sacd.adapters.registry import create_adapter
 from sacd.files import write_json
 from sacd.optimization import Recipe, Trained
@@ -80,6 +80,8 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
         whitening_of(features, pooled=chosen.conditioning == "pooled"),
         prior.unet,
     ).to(device())
+    if chosen.compile:
+        compile_steps(prior.unet, adapter)
     trained = train_adapter(
         adapter,
         prior,

@@ -1,7 +1,9 @@
 """The sampler against stubs whose answer is known, and the inverter's promises."""
 
 import math
+import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +13,10 @@ import torch
 from conftest import normal
 from diffusers import DDPMScheduler
 from diffusers.models.attention_processor import Attention
-from torch import Tensor
+from torch import Tensor, nn
+from torch._dynamo.utils import counters
 
-from sacd.adapters.adapter import Adapter, Hint, Residuals
+from sacd.adapters.adapter import Adapter, Hint, Residuals, compile_steps
 from sacd.backbones.backbone import save_backbone
 from sacd.errors import SacdError
 from sacd.prior.attention import smoothed_attention
@@ -181,10 +184,32 @@ class TestEnergyGuidance:
         self, prior: Prior, adapter: Adapter, guidance: float, energy: float, rows: list[int]
     ):
         passes, added = [], []
-        prior.unet.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
+        first = prior.unet.conv_in
+        first.register_forward_hook(lambda _, inputs, __: passes.append(len(inputs[0])))
         adapter.control.register_forward_hook(lambda *_: added.append(1))
         self.sample(prior, adapter, self.FEATURES, guidance, energy)
         assert (passes, len(added)) == (rows, 4)
+
+    def test_compiled_draws_the_same(
+        self, prior: Prior, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+    ):
+        expected = self.sample(prior, adapter, self.FEATURES, 3.0, 2.0)
+        # The graphs as they are traced, without the C++ compiler that would take minutes.
+        monkeypatch.setenv("CXX", sys.executable)
+        monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+        counters.clear()
+        compile_steps(prior.unet, adapter)
+        drawn = self.sample(prior, adapter, self.FEATURES, 3.0, 2.0)
+        assert torch.allclose(drawn, expected, atol=1e-4)
+        # U-Net and the adapter's copy, for two rows and for four.
+        assert counters["stats"]["unique_graphs"] == 4
+
+    def test_compiling_needs_a_compiler(
+        self, prior: Prior, adapter: Adapter, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setenv("CXX", "no-compiler")
+        with pytest.raises(SacdError, match="a C\\+\\+ compiler, and there is no 'no-compiler'"):
+            compile_steps(prior.unet, adapter)
 
     def test_leaves_the_null_feature(self, prior: Prior, adapter: Adapter):
         alone = self.sample(prior, adapter, None, 1.0, 0.0)

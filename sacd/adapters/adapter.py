@@ -1,14 +1,18 @@
 """What every adapter is: a feature encoder, and a network that steers the frozen U-Net by it."""
 
+import os
+import shutil
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from sacd.adapters.encoder import FeatureEncoder
+from sacd.errors import SacdError
 from sacd.features.whitening import Whitening
 from sacd.networks import load_weights, read_config, save_network
 
@@ -81,6 +85,9 @@ class Adapter(nn.Module, ABC):
     def residuals(self, noisy: Tensor, times: Tensor, prompts: Tensor, hint: Hint) -> Residuals:
         """What is added to the U-Net for noised latents (N, c, H, W)."""
 
+    def compile_residuals(self) -> None:
+        """Have `torch.compile` make what `residuals` computes; in place, and nothing by default."""
+
     def forward(
         self,
         unet: UNet2DConditionModel,
@@ -93,8 +100,21 @@ class Adapter(nn.Module, ABC):
         return steer(unet, noisy, times, prompts, self.residuals(noisy, times, prompts, hint))
 
 
+def compile_steps(unet: UNet2DConditionModel, adapter: Adapter) -> None:
+    """Have `torch.compile` make all that runs once a step of sampling or training, in place.
+
+    It is made at the first step, and anew for every other number of rows. Raises `SacdError` where
+    there is no C++ compiler.
+    """
+    compiler = os.environ.get("CXX", "g++")  # PyTorch's rule
+    if shutil.which(compiler) is None:
+        raise SacdError(f"compile: true needs a C++ compiler, and there is no '{compiler}' (CXX).")
+    unet.compile(dynamic=False)
+    adapter.compile_residuals()
+
+
 def steer(
-    unet: UNet2DConditionModel,
+    unet: Callable[..., Any],
     noisy: Tensor,
     times: Tensor,
     prompts: Tensor,

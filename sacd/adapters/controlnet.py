@@ -26,3 +26,7 @@ class ControlNetAdapter(Adapter):
             noisy, times, prompts, controlnet_cond=hint[0], return_dict=False
         )
         return (*skips, middle)
+
+    def compile_residuals(self) -> None:
+        """The copy."""
+        self.control.compile(dynamic=False)

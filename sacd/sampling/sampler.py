@@ -60,9 +60,9 @@ def sample_latents(
         null, conditional = predictions[:count], predictions[-count:]
         predicted = null + guidance * (conditional - null)
         if energy_guidance != 0:
-            with smoothed_attention(prior.unet):
+            with smoothed_attention(prior.unet) as smoothed:
                 kept = tuple(part[-count:] for part in added)
-                smooth = steer(prior.unet, *single, kept).float()
+                smooth = steer(smoothed, *single, kept).float()
             predicted = predicted + energy_guidance * (conditional - smooth)
         return predicted
 

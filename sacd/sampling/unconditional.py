@@ -1,5 +1,8 @@
 """What a prior draws by itself: the stochastic solver, guided against smoothed self-attention."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,15 +27,15 @@ def sample_prior(prior: Prior, noise: Tensor, guidance: float, guided_below: flo
     prompts = prior.prompts(len(noise))
     limit = guided_below * prior.scheduler.config.num_train_timesteps
 
-    def predict(latents: Tensor, time: Tensor) -> Tensor:
-        return prior.unet(latents, time.expand(len(latents)), prompts).sample.float()
+    def predict(unet: Callable[..., Any], latents: Tensor, time: Tensor) -> Tensor:
+        return unet(latents, time.expand(len(latents)), prompts).sample.float()
 
     def guided(latents: Tensor, time: Tensor) -> Tensor:
-        predicted = predict(latents, time)
+        predicted = predict(prior.unet, latents, time)
         if guidance == 1 or time >= limit:
             return predicted
-        with smoothed_attention(prior.unet):
-            smooth = predict(latents, time)
+        with smoothed_attention(prior.unet) as smoothed:
+            smooth = predict(smoothed, latents, time)
         return smooth + guidance * (predicted - smooth)
 
     return integrate(prior, guided, start, len(added), added)
