@@ -6,8 +6,9 @@ And what scoring costs, of the same time.
 
 From what the run left: Snakemake's benchmark files (a job's shell command, start to end), the
 records of stages (from the end of their imports to the end of their work), and Snakemake's own
-notes (first start and last end). And measured anew: Snakemake's reading of the workflow, imports
-of a stage, and `sacd --help`. Writes benchmarks/overhead/NAME.csv.
+notes (first start and last end). And measured anew: the start of workflow/fork_server.py, below
+which `make demo` runs, Snakemake's reading of the workflow, imports of a stage, and `sacd --help`.
+Writes benchmarks/overhead/NAME.csv.
 """
 
 import json

@@ -9,6 +9,7 @@ import torch
 from conftest import normal
 from torch import Tensor
 
+from sacd.adapters.adapter import compile_steps
 from sacd.adapters.registry import ADAPTERS
 from sacd.numerics import numerics
 from sacd.optimization import Recipe, step_generator
@@ -73,6 +74,17 @@ class TestTraining:
         for name, parameter in adapter.named_parameters():
             assert torch.equal(parameter, trained.weights[name]), name
             assert not parameter.requires_grad
+
+    def test_compiled_learns_the_same(
+        self, tmp_path: Path, tiny_prior: Callable, tiny_adapter: Callable, graphs: Callable
+    ):
+        learned = self.run(tiny_prior(), tiny_adapter(tiny_prior()), tmp_path).weights
+        prior, adapter = tiny_prior(), tiny_adapter(tiny_prior())
+        compile_steps(prior.unet, adapter)
+        compiled = self.run(prior, adapter, tmp_path)
+        for name, weights in compiled.weights.items():
+            assert torch.allclose(weights, learned[name], atol=1e-5), name
+        assert graphs() >= 4  # of the U-Net and of the copy, in training and in the check
 
     def test_an_untrained_adapter_does_not_use_its_condition(
         self, tiny_prior: Callable, tiny_adapter: Callable

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import one_message
+from conftest import Checkout, one_message
 from PIL import Image
 
 from sacd.files import read_json
@@ -88,6 +88,24 @@ class TestProcesses:
         )
         message = one_message(done.returncode, done.stderr)
         assert message == "absent.png: cannot be read (No such file or directory).\n"
+
+
+class TestCompiling:
+    @pytest.mark.parametrize(
+        ("section", "stage", "option"),
+        [("adapters", "train_adapter", "--adapter"), ("methods", "draw_samples", "--method")],
+    )
+    def test_without_a_compiler_says_so(
+        self, finished: Checkout, tmp_path: Path, call_stage: Callable,
+        monkeypatch: pytest.MonkeyPatch, section: str, stage: str, option: str,
+    ):  # fmt: skip
+        mine = finished.copy(tmp_path / "repository")
+        mine.edit(lambda params: params[section]["spatial"].update(compile=True))
+        monkeypatch.chdir(mine.experiment)
+        monkeypatch.setenv("CXX", "no-compiler")
+        status, said = call_stage(stage, "--backbone", "tiny_a", option, "spatial")
+        expected = "compile: true needs a C++ compiler, and there is no 'no-compiler' (CXX).\n"
+        assert one_message(status, said) == expected
 
 
 class TestNamesOnTheCommandLine:

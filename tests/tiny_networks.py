@@ -1,6 +1,8 @@
 """Fixtures: small random networks, of kinds that the real ones are of."""
 
+import sys
 from collections.abc import Callable
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -108,3 +110,19 @@ def tiny_experiment(
     tiny_adapter(prior, noise=0.1).save(tmp_path / "adapters/tiny/spatial")
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """Has networks compiled as far as tracing, without the C++ compiler that would take minutes.
+
+    Gives how many graphs were traced.
+    """
+    import torch
+    from torch._dynamo.utils import counters
+
+    eager = partialmethod(torch.nn.Module.compile, backend="eager")
+    monkeypatch.setattr(torch.nn.Module, "compile", eager)
+    monkeypatch.setenv("CXX", sys.executable)
+    counters.clear()
+    return lambda: counters["stats"]["unique_graphs"]

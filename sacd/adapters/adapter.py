@@ -86,7 +86,7 @@ class Adapter(nn.Module, ABC):
         """What is added to the U-Net for noised latents (N, c, H, W)."""
 
     def compile_residuals(self) -> None:
-        """Have `torch.compile` make what `residuals` computes; in place, and nothing by default."""
+        """Compile, in place, what `residuals` runs at every step: here nothing."""
 
     def forward(
         self,
@@ -101,13 +101,13 @@ class Adapter(nn.Module, ABC):
 
 
 def compile_steps(unet: UNet2DConditionModel, adapter: Adapter) -> None:
-    """Have `torch.compile` make all that runs once a step of sampling or training, in place.
+    """Compile, in place, all that runs at every step of sampling or training.
 
-    It is made at the first step, and anew for every other number of rows. Raises `SacdError` where
-    there is no C++ compiler.
+    PyTorch does so at the first step, and anew for every other number of rows. Raises `SacdError`
+    where on a CPU there is no C++ compiler.
     """
-    compiler = os.environ.get("CXX", "g++")  # PyTorch's rule
-    if shutil.which(compiler) is None:
+    compiler = os.environ.get("CXX", "g++")  # as PyTorch chooses it
+    if unet.device.type == "cpu" and shutil.which(compiler) is None:
         raise SacdError(f"compile: true needs a C++ compiler, and there is no '{compiler}' (CXX).")
     unet.compile(dynamic=False)
     adapter.compile_residuals()
