@@ -25,8 +25,8 @@ demo: env ## run the embedded experiment: tables and pictures in ten to twenty m
 	@$(RUN) python -m stages.show_results
 
 test: env ## check style, types, workflow and behaviour
-	$(RUN) ruff check sacd stages benchmarks tests
-	$(RUN) ruff format --check sacd stages benchmarks tests
+	$(RUN) ruff check sacd stages benchmarks tests workflow
+	$(RUN) ruff format --check sacd stages benchmarks tests workflow
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
