@@ -11,7 +11,7 @@ shift 2
 export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110
 
 if [[ $nodes == 1 && $processes == 1 ]]; then
-    # Below fork_server.py, and unless it has to be otherwise than the server is.
+    # Below fork_server.py a fork will do, unless threads or SLURM want a process of its own.
     if [[ -S ${SACD_FORK_SERVER:-} && ${OMP_NUM_THREADS:-} == 1 && -z ${SLURM_JOB_ID:-} ]]; then
         exec python -IS "$(dirname "$0")/fork_server.py" --start "$@"
     fi
