@@ -80,6 +80,11 @@ def device() -> Any:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def compiling() -> bool:
+    """Whether the environment asks for compiled networks, as a machine's matter, no science."""
+    return os.environ.get("SACD_COMPILE", "") not in ("", "0")
+
+
 def work_folder(stage: str, *determining: Any) -> Path:
     """Where unfinished work of a stage lies: named by everything that determines its result.
 
@@ -110,7 +115,7 @@ class Clock:
         self._started = time.monotonic()
 
     def finish(self, path: Path, settings: Any, **more: Any) -> None:
-        """Write parameters, versions, code revision, device and seconds beside a result.
+        """Write parameters, versions, code revision, machine and seconds beside a result.
 
         Of several processes the first one does.
         """
@@ -124,6 +129,7 @@ class Clock:
                 "python": platform.python_version(),
                 "revision": _revision(),
                 "device": device_name(),
+                "compiling": compiling(),
                 "processes": parallel.count(),
                 "wall_seconds": round(time.monotonic() - self._started, 2),
                 "peak_memory_mb": _peak_memory_mb(),

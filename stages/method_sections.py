@@ -21,7 +21,7 @@ class AdapterMethod(Section):
     does by itself).
 
     For all guidance see `sacd.sampling.sampler.sample_latents`; of every `best_of` samples the one
-    with the nearest features is kept. `compile` has PyTorch compile what runs at every step.
+    with the nearest features is kept.
     """
 
     type: Literal["adapter"]
@@ -34,7 +34,6 @@ class AdapterMethod(Section):
     refinement: RefinementSettings | None
     best_of: Positive
     samples: Positive
-    compile: bool = False
 
     @model_validator(mode="after")
     def _null_is_not_guided(self) -> "AdapterMethod":

@@ -34,7 +34,7 @@ from stages.artefacts import (
     feature_folder,
     image_folder,
 )
-from stages.common import content, device, progress, work_folder
+from stages.common import compiling, content, device, progress, work_folder
 from stages.inputs import load_backbone
 from stages.method_sections import (
     AdapterMethod,
@@ -123,7 +123,7 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
     trained = adapter_folder(backbone, method.adapter)
     prior = Prior.from_pretrained(PRIOR).to(device())
     adapter = load_adapter(trained, prior.unet).to(device())
-    if method.compile:
+    if compiling():
         compile_steps(prior.unet, adapter)
     looks = method.refinement is not None or method.best_of > 1
     inverter = Inverter(prior, adapter, load_backbone(backbone) if looks else None, device())

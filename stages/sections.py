@@ -122,13 +122,12 @@ class ProbeSettings(Section):
 
 class AdapterSettings(Section):
     """See `sacd.adapters`: `hidden` is the feature encoder's width, `drop` how often training
-    replaces the features by the null one; `compile` has PyTorch compile what runs at every step."""
+    replaces the features by the null one."""
 
     type: Literal["controlnet", "lite"]
     conditioning: Literal["spatial", "pooled"]
     hidden: Positive
     drop: Annotated[float, Field(ge=0, lt=1)]
-    compile: bool = False
     training: Training
 
 

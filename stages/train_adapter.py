@@ -20,7 +20,7 @@ from stages.artefacts import (
     feature_folder,
     latent_folder,
 )
-from stages.common import Clock, content, device, progress, run, work_folder
+from stages.common import Clock, compiling, content, device, progress, run, work_folder
 from stages.inputs import others_of, spread_rows, whitening_of
 from stages.sections import AdapterSettings
 from stages.settings import load_settings, pick
@@ -80,7 +80,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
         whitening_of(features, pooled=chosen.conditioning == "pooled"),
         prior.unet,
     ).to(device())
-    if chosen.compile:
+    if compiling():
         compile_steps(prior.unet, adapter)
     trained = train_adapter(
         adapter,

@@ -32,7 +32,7 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SNAKEMAKE_", "DVC_", "GIT_", "SLURM_", "PYTEST_"))
+        if not name.startswith(("SNAKEMAKE_", "DVC_", "GIT_", "SLURM_", "SACD_COMPILE", "PYTEST_"))
     }
     return {
         **kept,

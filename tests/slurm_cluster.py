@@ -14,7 +14,7 @@ SCRIPT = ROOT / "tests/slurm/cluster.sh"
 ADAPTER = "adapters/tiny_a/spatial"
 STEPS = 30
 PATIENCE = 1200  # seconds: more than the slowest machine needs for any of it
-LOSS = "def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:\n"
+LOSS = "def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:\n"
 SLOWLY = """\
         import time
         if globals().setdefault("BEGUN_AT", step) == 0:

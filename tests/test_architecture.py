@@ -16,7 +16,7 @@ from packaging.version import Version
 
 FOUNDATION = (
     "errors", "files", "stopping", "parallel", "tensors", "shards", "numerics", "networks",
-    "optimization",
+    "optimization", "prefetch",
 )  # fmt: skip
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",

@@ -92,19 +92,17 @@ class TestProcesses:
 
 class TestCompiling:
     @pytest.mark.parametrize(
-        ("section", "stage", "option"),
-        [("adapters", "train_adapter", "--adapter"), ("methods", "draw_samples", "--method")],
+        ("stage", "option"), [("train_adapter", "--adapter"), ("draw_samples", "--method")]
     )
     def test_without_a_compiler_says_so(
-        self, finished: Checkout, tmp_path: Path, call_stage: Callable,
-        monkeypatch: pytest.MonkeyPatch, section: str, stage: str, option: str,
+        self, finished: Checkout, call_stage: Callable, monkeypatch: pytest.MonkeyPatch,
+        stage: str, option: str,
     ):  # fmt: skip
-        mine = finished.copy(tmp_path / "repository")
-        mine.edit(lambda params: params[section]["spatial"].update(compile=True))
-        monkeypatch.chdir(mine.experiment)
+        monkeypatch.chdir(finished.experiment)
+        monkeypatch.setenv("SACD_COMPILE", "1")
         monkeypatch.setenv("CXX", "no-compiler")
         status, said = call_stage(stage, "--backbone", "tiny_a", option, "spatial")
-        expected = "compile: true needs a C++ compiler, and there is no 'no-compiler' (CXX).\n"
+        expected = "Compiling needs a C++ compiler, and there is no 'no-compiler' (CXX).\n"
         assert one_message(status, said) == expected
 
 

@@ -108,7 +108,7 @@ def compile_steps(unet: UNet2DConditionModel, adapter: Adapter) -> None:
     """
     compiler = os.environ.get("CXX", "g++")  # as PyTorch chooses it
     if unet.device.type == "cpu" and shutil.which(compiler) is None:
-        raise SacdError(f"compile: true needs a C++ compiler, and there is no '{compiler}' (CXX).")
+        raise SacdError(f"Compiling needs a C++ compiler, and there is no '{compiler}' (CXX).")
     unet.compile(dynamic=False)
     adapter.compile_residuals()
 
