@@ -60,13 +60,17 @@ def serve(command: list[str]) -> int:
     for library in LIBRARIES:
         import_module(library)
     gc.freeze()  # else a stage's collections would copy these objects' pages
+    # Before there is a command, which cannot inherit a function as it would SIG_IGN.
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    signal.signal(signal.SIGINT, lambda number, frame: None)  # a terminal asks the command, too
     with tempfile.TemporaryDirectory(prefix="sacd-") as folder:
         address = f"{folder}/socket"
         with _Server(address, _Handler) as server:
             process = subprocess.Popen(command, env=environment | {SOCKET: address})
-            signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to the command, too
             while process.poll() is None:
+                while asked:
+                    process.send_signal(asked.pop())
                 server.handle_request()
     gc.unfreeze()  # else libraries report as leaks, at the end, what is not collected
     return _as_of_a_shell(process.returncode)
