@@ -113,7 +113,8 @@ def test_without_its_server_a_stage_is_refused(forked, tmp_path: Path):
         f"export PYTHONPATH=$PROGRAMS; {LAUNCH} last & asked=$!\n"
         "until [[ -s ids ]]; do sleep 0.05; done\n"
         f'kill -KILL $SERVER; {LAUNCH} last; echo "status $?"\n'
-        'read stage handler < ids; kill -KILL $stage; wait $asked; echo "status $?"\n'
+        "read stage handler < ids; kill -KILL $stage; wait $asked; ended=$?\n"
+        'rm -r "$(dirname "$SACD_FORK_SERVER")"; echo "status $ended"\n'
     )
     forked(f"SERVER=$PPID bash '{script}' > told 2>&1 & wait")
     told = tmp_path / "here/told"
