@@ -41,8 +41,7 @@ LIBRARIES = (
 )
 # What Snakemake sets for a rule of one thread; libraries read some of it when they are loaded.
 ONE_THREAD = {
-    f"{library}_NUM_THREADS": "1"
-    for library in ("GOTO", "MKL", "NUMEXPR", "OMP", "OPENBLAS", "VECLIB_MAXIMUM")
+    f"{library}_NUM_THREADS": "1" for library in ("GOTO", "MKL", "NUMEXPR", "OMP", "OPENBLAS")
 }
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 KILL_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -105,8 +104,7 @@ class _Handler(socketserver.StreamRequestHandler):
             signal.signal(number, signal.SIG_IGN)
         _, streams, *_ = socket.recv_fds(self.request, 1, 3)
         request = json.loads(self.rfile.readline())
-        given = (request, streams, self.request.fileno())
-        stage = multiprocessing.get_context("fork").Process(target=_run, args=given)
+        stage = multiprocessing.get_context("fork").Process(target=_run, args=(request, streams))
         stage.start()
         for stream in streams:
             os.close(stream)
@@ -117,10 +115,9 @@ class _Handler(socketserver.StreamRequestHandler):
                 self.wfile.write(f"{stage.exitcode}\n".encode())
 
 
-def _run(request: dict, streams: list[int], connection: int) -> None:
+def _run(request: dict, streams: list[int]) -> None:
     """Become `python -m stages.NAME ARGUMENTS ...`, where and as it was asked for."""
     ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
-    os.close(connection)
     os.setpgrp()  # signals come from who asked, and not twice
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
