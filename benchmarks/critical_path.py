@@ -4,17 +4,20 @@
 
 For each inverted backbone of a finished experiment and its main method's adapter: the share of a
 training step that reads its batch from the memory-mapped caches, and the shares of a shard of
-samples that decode its latents and write its file. What is next to nothing has no need to be
-overlapped with the steps. Writes benchmarks/critical_path/NAME.csv.
+samples that decode its latents and write its file, were all done in turn; and the seconds of
+drawing shards whose latents a thread decodes, as it is done on a GPU, relative to decoding each in
+its place, as on a CPU. Writes benchmarks/critical_path/NAME.csv.
 """
 
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from harness import TRIES, add_experiment, arguments_of, publish, seconds_of
 
+from sacd.background import in_background
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents
 from sacd.sampling.inverter import Inverter
@@ -24,6 +27,8 @@ from stages.draw_samples import IMAGES_PER_SHARD
 from stages.method_sections import AdapterMethod
 from stages.sections import Settings
 from stages.settings import load_settings
+
+SHARDS = 3  # drawn in a row, with decoding in its place and by a thread
 
 
 def main() -> None:
@@ -80,8 +85,20 @@ def shares_of_sampling(
         with numerics(device(), "bf16"):
             decode_latents(inverter.prior.vae, latents, device())
 
+    def draw_latents() -> torch.Tensor:
+        return inverter.draw_latents(features, keys, settings.seed, **method.drawing)
+
     def draw() -> torch.Tensor:
-        return inverter.sample(features, keys, settings.seed, **method.drawing)
+        return inverter.decode(draw_latents())
+
+    def draw_in_turn() -> None:
+        for _ in range(SHARDS):
+            draw()
+
+    def draw_by_two() -> None:
+        tasks = (partial(inverter.decode, draw_latents()) for _ in range(SHARDS))
+        for _ in in_background(tasks):
+            pass
 
     images = draw().unflatten(0, (len(ids), method.samples))
     with tempfile.TemporaryDirectory() as scratch:
@@ -95,9 +112,12 @@ def shares_of_sampling(
 
         writing = seconds_of(write)
     whole = seconds_of(draw) + writing
+    with numerics(device(), "fp32"):  # one attention kernel for both threads
+        in_turn, by_two = seconds_of(draw_in_turn), seconds_of(draw_by_two)
     return {
         "decoding_of_sampling": seconds_of(decode) / whole,
         "writing_of_sampling": writing / whole,
+        "decoded_by_a_thread": by_two / in_turn,
     }
 
 

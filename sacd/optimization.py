@@ -7,7 +7,8 @@ started again ends with the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sacd import parallel
+from sacd.background import in_background
 from sacd.errors import SacdError
 from sacd.numerics import numerics
 from sacd.stopping import Stopped, noting_requests
@@ -63,7 +65,17 @@ def summary(runs: Sequence[Trained]) -> dict[str, object]:
     }
 
 
-Loss = Callable[[int, torch.Generator], tuple[Tensor, dict[str, float]]]
+@dataclass(frozen=True)
+class Step:
+    """What a loss is given: what was read for the step, and the generator as reading left it."""
+
+    number: int
+    batch: tuple[Tensor, ...]
+    generator: torch.Generator
+
+
+Read = Callable[[torch.Generator], tuple[Tensor, ...]]
+Loss = Callable[[Step], tuple[Tensor, dict[str, float]]]
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -85,6 +97,7 @@ def evenly_spaced(rows: Tensor, count: int) -> Tensor:
 
 def train(
     parameters: dict[str, nn.Parameter],
+    read: Read,
     loss: Loss,
     recipe: Recipe,
     work: Path,
@@ -93,13 +106,15 @@ def train(
     log_every: int = 25,
     check: Callable[[dict[str, Tensor]], dict[str, float]] | None = None,
 ) -> Trained:
-    """Minimise `loss(step, generator)` over `parameters`.
+    """Minimise `loss(step)` over `parameters`.
 
-    `loss` returns the scalar to minimise and named numbers to log; `check`, called at every fifth
-    log with the averaged weights, adds more. `work` keeps the checkpoint of an unfinished run; its
-    name must be unique to everything that determines the run. Raises `SacdError` on a non-finite
-    loss or gradient, and `Stopped`, after a checkpoint, when asked to stop. `parameters` end with
-    the last, not the averaged, weights.
+    `read(generator)` gives a step's batch, tensors on the CPU; a thread calls it while the step
+    before is computed, and the loss finds them on the device of the parameters. `loss` returns the
+    scalar to minimise and named numbers to log; `check`, called at every fifth log with the
+    averaged weights, adds more. `work` keeps the checkpoint of an unfinished run; its name must be
+    unique to everything that determines the run. Raises `SacdError` on a non-finite loss or
+    gradient, and `Stopped`, after a checkpoint, when asked to stop. `parameters` end with the last,
+    not the averaged, weights.
 
     Of several processes (`sacd.parallel`) each takes the loss of its share of the batch; the steps
     are those of the whole batch.
@@ -109,7 +124,8 @@ def train(
     run = _Run(parameters, recipe)
     run.load(work)
     device = next(iter(parameters.values())).device
-    steps = progress(iter(range(run.step, recipe.steps)), recipe.steps - run.step)
+    numbers = progress(iter(range(run.step, recipe.steps)), recipe.steps - run.step)
+    steps = in_background(partial(_prepared, read, recipe.seed, number) for number in numbers)
     saved = time.monotonic()
     with (
         noting_requests() as asked,
@@ -117,22 +133,34 @@ def train(
     ):
         for step in steps:
             # Dropout and stochastic depth draw from torch's own generator, each process its own.
-            torch.manual_seed(_hashed(recipe.seed, step, 1 + parallel.number()))
+            torch.manual_seed(_hashed(recipe.seed, step.number, 1 + parallel.number()))
+            batch = tuple(_sent(tensor, device) for tensor in step.batch)
             with numerics(device, recipe.precision):
-                value, numbers = loss(step, step_generator(recipe.seed, step))
+                value, logged = loss(replace(step, batch=batch))
             run.descend(value, finish_averaging)
-            run.add({"loss": float(value.detach()), **numbers})
-            ended = step + 1 == recipe.steps
-            if (step + 1) % log_every == 0 or ended:
-                fifth = (step + 1) % (5 * log_every) == 0 or ended
+            run.add({"loss": float(value.detach()), **logged})
+            ended = run.step == recipe.steps
+            if run.step % log_every == 0 or ended:
+                fifth = run.step % (5 * log_every) == 0 or ended
                 run.log(device, check(run.averaged) if check and fifth else {})
             due = asked() or time.monotonic() - saved > checkpoint_seconds
             if not ended and parallel.anywhere(due, device):
                 run.save(work, device)
                 saved = time.monotonic()
                 if parallel.anywhere(asked(), device):
-                    raise Stopped(f"stopped after {step + 1} of {recipe.steps} steps")
+                    raise Stopped(f"stopped after {run.step} of {recipe.steps} steps")
     return Trained(run.averaged, run.history, run.seconds)
+
+
+def _prepared(read: Read, seed: int, number: int) -> Step:
+    generator = step_generator(seed, number)
+    return Step(number, read(generator), generator)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":  # from pinned memory, so that the program goes on meanwhile
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 class _Run:

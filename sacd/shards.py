@@ -11,6 +11,7 @@ import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sacd import parallel
+from sacd.background import in_background
 from sacd.errors import SacdError
 from sacd.files import atomic, digest, read_json, write_json
 
 INDEX = "index.json"
+
+Arrays = dict[str, Tensor]  # by name, with the same number of rows
+# (start, stop) -> the arrays of these rows, or what will finish making them.
+Make = Callable[[int, int], Arrays | Callable[[], Arrays]]
+Info = dict[str, Any] | Callable[[Iterator[Arrays]], dict[str, Any]]
 
 
 def write_shards(
@@ -31,8 +38,8 @@ def write_shards(
     work: Path,
     ids: Sequence[str],
     rows_per_shard: int,
-    make: Callable[[int, int], dict[str, Tensor]],
-    info: dict[str, Any] | Callable[[Iterator[dict[str, Tensor]]], dict[str, Any]],
+    make: Make,
+    info: Info,
     progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
 ) -> None:
     """Fill `folder` with `make(start, stop)` for every block of rows: fill and publish in one."""
@@ -44,26 +51,32 @@ def fill_shards(
     work: Path,
     ids: Sequence[str],
     rows_per_shard: int,
-    make: Callable[[int, int], dict[str, Tensor]],
-    info: dict[str, Any] | Callable[[Iterator[dict[str, Tensor]]], dict[str, Any]],
+    make: Make,
+    info: Info,
     progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
 ) -> None:
     """Collect `make(start, stop)` for every block of rows in `work`, resuming what is done.
 
     The name of `work` must be unique to the settings that make the shards; after a kill the same
-    call goes on with the first missing one. `info` is stored in the index; a function is called
-    with the arrays of every finished shard. Several processes (`sacd.parallel`) share the shards.
+    call goes on with the first missing one. A shard is finished and written by a thread while the
+    next one is made. `info` is stored in the index; a function is called with the arrays of every
+    finished shard. Several processes (`sacd.parallel`) share the shards.
     """
     if len(set(ids)) != len(ids):
         raise SacdError(f"{work}: the ids of its rows are not unique.")
     work.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(ids), rows_per_shard)
     mine = parallel.share(range(len(starts)))
-    for number in progress(iter(mine), len(mine)):
-        path = work / _shard_name(number)
-        if not path.exists():
-            rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
-            _save_shard(path, ids[rows], make(rows.start, rows.stop))
+
+    def savings() -> Iterator[Callable[[], None]]:
+        for number in progress(iter(mine), len(mine)):
+            path = work / _shard_name(number)
+            if not path.exists():
+                rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
+                yield partial(_save_shard, path, ids[rows], make(rows.start, rows.stop))
+
+    for _ in in_background(savings()):
+        pass
     parallel.wait()
     if parallel.first():
         for left in work.glob(".*.partial"):  # by a process that was killed while it wrote
@@ -150,7 +163,8 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def _save_shard(path: Path, ids: Sequence[str], arrays: dict[str, Tensor]) -> None:
+def _save_shard(path: Path, ids: Sequence[str], made: Arrays | Callable[[], Arrays]) -> None:
+    arrays = made() if callable(made) else made
     for name, array in arrays.items():
         if len(array) != len(ids):
             raise ValueError(f"array {name} has {len(array)} rows for {len(ids)} ids")

@@ -73,11 +73,16 @@ class _Lines(io.TextIOBase):
 
 @cache
 def device() -> Any:
-    """The GPU if there is one, else the CPU."""
+    """The GPU if there is one, else the CPU.
+
+    Named by its number, for a thread that was started since takes "cuda" for the first.
+    """
     import torch
 
     parallel.join()  # which gives each of several processes a GPU of its own
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if torch.cuda.is_available():
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
 
 
 def compiling() -> bool:

@@ -2,11 +2,11 @@
 
 import argparse
 import time
+from collections.abc import Callable
 
 import torch
-from torch import Tensor
 
-from sacd.shards import INDEX, Shards, write_shards
+from sacd.shards import INDEX, Arrays, Shards, write_shards
 from stages.artefacts import feature_folder, sample_folder
 from stages.common import Clock, content, progress, run, work_folder
 from stages.methods import prepare
@@ -25,15 +25,19 @@ def main() -> None:
     method = pick(settings.methods, name, "method")
     features = Shards(feature_folder(backbone, "test"))
     draw, files = prepare(settings, backbone, method)
-    seconds, images = 0.0, 0  # drawn by this process
+    started, images = time.monotonic(), 0  # drawn by this process
 
-    def make(start: int, stop: int) -> dict[str, Tensor]:
-        nonlocal seconds, images
-        started = time.monotonic()
-        arrays = draw(features.ids[start:stop], features.read("features", range(start, stop)))
-        seconds, images = seconds + time.monotonic() - started, images + stop - start
-        count, samples = arrays["images"].shape[:2]
-        return arrays | {"sample_index": torch.arange(samples).repeat(count, 1)}
+    def make(start: int, stop: int) -> Callable[[], Arrays]:
+        nonlocal images
+        finish = draw(features.ids[start:stop], features.read("features", range(start, stop)))
+        images += stop - start
+
+        def numbered() -> Arrays:
+            arrays = finish()
+            count, samples = arrays["images"].shape[:2]
+            return arrays | {"sample_index": torch.arange(samples).repeat(count, 1)}
+
+        return numbered
 
     folder = sample_folder(backbone, name)
     sections = {"seed": settings.seed, "method": method.model_dump()}
@@ -45,6 +49,7 @@ def main() -> None:
         folder, work, features.ids, IMAGES_PER_SHARD, make, sections,
         progress(f"samples {backbone} {name}"),
     )  # fmt: skip
+    seconds = time.monotonic() - started
     clock.finish(
         folder / "record.json",
         sections,

@@ -47,7 +47,7 @@ class AdapterMethod(Section):
 
     @property
     def drawing(self) -> dict[str, Any]:
-        """Arguments of `sacd.sampling.inverter.Inverter.sample`: how samples are drawn at first."""
+        """Arguments of `sacd.sampling.inverter.Inverter.draw_latents`."""
         return self.model_dump(include={"steps", "guidance", "guided_below", "energy_guidance"})
 
 

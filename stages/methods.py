@@ -11,6 +11,7 @@ from torch import Tensor
 from sacd.adapters.adapter import compile_steps
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import WEIGHTS
+from sacd.background import in_background
 from sacd.baselines.decoder import FeatureDecoder
 from sacd.baselines.guidance import FeatureGuidance, guided_latents
 from sacd.baselines.nearest import nearest_rows
@@ -23,7 +24,7 @@ from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.sampling.refinement import Refinement
 from sacd.sampling.selection import best_of
-from sacd.shards import INDEX, Shards
+from sacd.shards import INDEX, Arrays, Shards
 from sacd.tensors import reading, write_tensors
 from stages.artefacts import (
     PRIOR,
@@ -49,9 +50,9 @@ from stages.sections import Settings
 
 ROWS = 256  # of the training set that are compared at once
 
-# (image ids, features (N, C, h, w)) -> arrays: "images" uint8 (N, K, 3, S, S) and, where there is
-# noise, "noise_seed" (N, K).
-Draw = Callable[[Sequence[str], Tensor], dict[str, Tensor]]
+# (image ids, features (N, C, h, w)) -> what finishes the arrays, while the next images are drawn:
+# "images" uint8 (N, K, 3, S, S) and, where there is noise, "noise_seed" (N, K).
+Draw = Callable[[Sequence[str], Tensor], Callable[[], Arrays]]
 # (image ids, features, a label for the progress bar) -> the images alone.
 DrawOnce = Callable[[Sequence[str], Tensor, str], Tensor]
 
@@ -76,11 +77,12 @@ def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[
 def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Tensor:
     """Images uint8 (N, K, 3, S, S) from features (N, C, h, w), in batches under a progress bar."""
     starts = range(0, len(ids), IMAGES_PER_BATCH)
-    images = []
-    for start in progress(label)(iter(starts), len(starts)):
-        block = slice(start, start + IMAGES_PER_BATCH)
-        images.append(draw(ids[block], features[block])["images"])
-    return torch.cat(images)
+    blocks = (
+        slice(start, start + IMAGES_PER_BATCH)
+        for start in progress(label)(iter(starts), len(starts))
+    )
+    drawn = in_background(draw(ids[block], features[block]) for block in blocks)
+    return torch.cat([arrays["images"] for arrays in drawn])
 
 
 def prepare_once(
@@ -130,24 +132,29 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
     chosen = method.refinement
     refinement = Refinement(chosen.steps, chosen.rate) if chosen else None
 
-    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
         drawn = method.samples * method.best_of
         keys = _keys(ids, drawn)
         repeated = features.repeat_interleave(drawn, 0)
-        images = inverter.sample(
+        latents = inverter.draw_latents(
             repeated if method.features == "true" else None,
             keys,
             seed,
             refinement=refinement,
             **method.drawing,
-        ).unflatten(0, (-1, drawn))
+        )
         seeds = _seeds(seed, keys, drawn)
+
+        def decode() -> Tensor:
+            return inverter.decode(latents).unflatten(0, (-1, drawn))
+
         if method.best_of == 1:
-            return {"images": images, "noise_seed": seeds}
+            return _behind(lambda: {"images": decode(), "noise_seed": seeds})
+        images = decode()
         seen = inverter.features(images.flatten(0, 1)).cpu()
         distances = relative_distance(seen, repeated).unflatten(0, (-1, drawn))
         kept = best_of(distances, method.samples)
-        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+        return lambda: {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
 
     files = [trained / "adapter.safetensors", *PRIOR_FILES]
     return draw, [*files, _weights(backbone)] if looks else files
@@ -158,11 +165,12 @@ def _by_retrieval(method: NearestMethod, backbone: str) -> tuple[Draw, list[Path
     features.require_ids(images.ids, str(images.folder))
     blocks = [range(start, min(start + ROWS, len(images))) for start in range(0, len(images), ROWS)]
 
-    def draw(ids: Sequence[str], maps: Tensor) -> dict[str, Tensor]:
+    def draw(ids: Sequence[str], maps: Tensor) -> Callable[[], Arrays]:
         trained = (features.read("features", block).to(device()) for block in blocks)
         rows = nearest_rows(maps.to(device()), trained, method.samples).cpu()
-        found = images.read("images", rows.flatten().tolist())
-        return {"images": found.unflatten(0, rows.shape)}
+        return lambda: {
+            "images": images.read("images", rows.flatten().tolist()).unflatten(0, rows.shape)
+        }
 
     return draw, [features.folder / INDEX, images.folder / INDEX]
 
@@ -172,7 +180,7 @@ def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[
     search = PixelSearch(method.steps, method.learning_rate, method.variation, method.norm)
     shape = (3, settings.images.size, settings.images.size)
 
-    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
         tried = method.samples * method.restarts
         keys = _keys(ids, tried)
         noise = initial_noise(settings.seed, keys, shape).to(device())
@@ -181,7 +189,7 @@ def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[
         kept = best_of(losses.cpu().unflatten(0, (-1, tried)), method.samples)
         images = to_uint8(found).cpu().unflatten(0, (-1, tried))
         seeds = _seeds(settings.seed, keys, tried)
-        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+        return lambda: {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
 
     return draw, [_weights(backbone)]
 
@@ -190,9 +198,10 @@ def _by_decoder(method: DecoderMethod, backbone: str) -> tuple[Draw, list[Path]]
     folder = decoder_folder(backbone, method.decoder)
     decoder = FeatureDecoder.from_pretrained(folder).to(device())
 
-    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
         with torch.no_grad(), numerics(device(), "bf16"):
-            return {"images": to_uint8(decoder(features.to(device())))[:, None].cpu()}
+            images = to_uint8(decoder(features.to(device())))[:, None]
+        return lambda: {"images": images.cpu()}
 
     return draw, [folder / "decoder.safetensors"]
 
@@ -204,7 +213,7 @@ def _by_guidance(
     guidance = FeatureGuidance(method.steps, method.strength, method.recurrences)
     seed, shape = settings.seed, latent_shape(prior, settings.images.size)
 
-    def draw(ids: Sequence[str], features: Tensor) -> dict[str, Tensor]:
+    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
         keys = _keys(ids, method.samples)
         noise = initial_noise(seed, keys, shape).to(device())
 
@@ -215,13 +224,30 @@ def _by_guidance(
         targets = features.repeat_interleave(method.samples, 0).to(device())
         with numerics(device(), "bf16"):
             latents = guided_latents(prior, network, targets, noise, fresh, guidance)
-            images = decode_latents(prior.vae, latents, device())
-        return {
-            "images": images.unflatten(0, (-1, method.samples)),
-            "noise_seed": _seeds(seed, keys, method.samples),
-        }
+
+        def decode() -> Arrays:
+            with numerics(device(), "bf16"):
+                images = decode_latents(prior.vae, latents, device())
+            return {
+                "images": images.unflatten(0, (-1, method.samples)),
+                "noise_seed": _seeds(seed, keys, method.samples),
+            }
+
+        return _behind(decode)
 
     return draw, [*PRIOR_FILES, _weights(backbone)]
+
+
+def _behind(decode: Callable[[], Arrays]) -> Callable[[], Arrays]:
+    """Where a GPU draws, the next images need not wait until these are decoded.
+
+    On a CPU they are decoded right away: its cores are busy (`benchmarks/critical_path.py`), and
+    there `numerics` chooses an attention kernel for all threads at once.
+    """
+    if device().type == "cuda":
+        return decode
+    arrays = decode()
+    return lambda: arrays
 
 
 def _keys(ids: Sequence[str], samples: int) -> list[tuple[str, int]]:

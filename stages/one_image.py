@@ -35,7 +35,7 @@ class Request:
 class Opened:
     """What answers a request: the inverter, and images as it wants them, uint8 (N, 3, S, S).
 
-    `drawing` are arguments of `Inverter.sample`.
+    `drawing` are those of `Inverter.sample`.
     """
 
     inverter: Inverter
@@ -88,7 +88,7 @@ def draw(request: Request, opened: Opened, maps: Tensor) -> Tensor:
 
 
 def how_to_draw(adapter: Path, steps: int | None, guidance: float | None) -> dict[str, Any]:
-    """Arguments of `Inverter.sample`: what is given, else as the experiment's first method has it
+    """Drawing for `Inverter.sample`: what is given, else as the experiment's first method has it
     that draws with this adapter; without such a method, the library's own defaults."""
     params = experiment_of(adapter) / PARAMS
     methods = load_settings(params).methods.values() if params.exists() else ()

@@ -14,10 +14,10 @@ SCRIPT = ROOT / "tests/slurm/cluster.sh"
 ADAPTER = "adapters/tiny_a/spatial"
 STEPS = 30
 PATIENCE = 1200  # seconds: more than the slowest machine needs for any of it
-LOSS = "def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:\n"
+LOSS = "def loss(step: Step) -> tuple[Tensor, dict[str, float]]:\n"
 SLOWLY = """\
         import time
-        if globals().setdefault("BEGUN_AT", step) == 0:
+        if globals().setdefault("BEGUN_AT", step.number) == 0:
             time.sleep({pace})
 """
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "squeue", "munged")

@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOUNDATION = (
-    "errors", "files", "stopping", "parallel", "tensors", "shards", "numerics", "networks",
-    "optimization", "prefetch",
+    "errors", "files", "stopping", "parallel", "background", "tensors", "shards", "numerics",
+    "networks", "optimization",
 )  # fmt: skip
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",

@@ -147,7 +147,7 @@ class TestExplain:
         shown = re.search(r"sample 2\s+(\S+)", capsys.readouterr().out)
         opened = open_request(request)
         inverter, original = opened.inverter, opened.images
-        again = inverter.invert(original, 2, 0, 2, 5.0, ids=["picture.png"])[0]
+        again = inverter.invert(original, 2, steps=2, guidance=5.0, ids=["picture.png"])[0]
         seen = inverter.features(again[1:]), inverter.features(original)
         assert shown is not None
         expected = float(feature_scores(*seen)["cos_median"])

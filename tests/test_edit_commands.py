@@ -91,7 +91,7 @@ class TestCommands:
         moved = steer(maps, found.vectors[0], 4.0 * float(found.scales[0]))
         keys = [("a.png", 0), ("a.png", 1)]
         before, after = (
-            inverter.features(inverter.sample(m.expand(2, -1, -1, -1), keys, 0, 2, 1.0))
+            inverter.features(inverter.sample(m.expand(2, -1, -1, -1), keys, steps=2, guidance=1.0))
             for m in (maps, moved)
         )
         region = torch.ones(2, *maps.shape[-2:], dtype=torch.bool)

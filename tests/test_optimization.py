@@ -2,6 +2,7 @@
 
 import json
 import math
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -14,7 +15,15 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.errors import SacdError
-from sacd.optimization import CHECKPOINT, Recipe, Trained, evenly_spaced, step_generator, train
+from sacd.optimization import (
+    CHECKPOINT,
+    Recipe,
+    Step,
+    Trained,
+    evenly_spaced,
+    step_generator,
+    train,
+)
 
 CONSTANT = Recipe(
     steps=12,
@@ -30,9 +39,14 @@ CONSTANT = Recipe(
 )
 
 
+def nothing(generator: torch.Generator) -> tuple[Tensor, ...]:
+    """What a loss reads that needs no batch."""
+    return ()
+
+
 def slope(parameter: nn.Parameter) -> Callable:
     """A loss of gradient 1 everywhere: AdamW then moves every weight by exactly the step size."""
-    return lambda step, generator: (parameter.sum(), {})
+    return lambda step: (parameter.sum(), {})
 
 
 class TestSchedule:
@@ -40,7 +54,7 @@ class TestSchedule:
 
     def end_point(self, recipe: Recipe, work: Path) -> float:
         weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
-        train({"weight": weight}, slope(weight), recipe, work)
+        train({"weight": weight}, nothing, slope(weight), recipe, work)
         return -weight.item()
 
     def test_constant(self, tmp_path: Path):
@@ -63,19 +77,19 @@ class TestWeights:
         matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
         recipe = replace(CONSTANT, steps=1, weight_decay=0.5)
         parameters = {"matrix": matrix, "vector": vector}
-        train(parameters, lambda s, g: (matrix.sum() + vector.sum(), {}), recipe, tmp_path)
+        train(parameters, nothing, lambda step: (matrix.sum() + vector.sum(), {}), recipe, tmp_path)
         assert matrix.detach().flatten().tolist() == pytest.approx([1 - 0.01 * 0.5 - 0.01] * 4)
         assert vector.tolist() == pytest.approx([1 - 0.01] * 2)
 
     def test_without_averaging_the_last_weights_are_given(self, tmp_path: Path):
         weight = nn.Parameter(torch.zeros(1))
-        trained = train({"weight": weight}, slope(weight), CONSTANT, tmp_path)
+        trained = train({"weight": weight}, nothing, slope(weight), CONSTANT, tmp_path)
         assert torch.equal(trained.weights["weight"], weight.detach())
 
     def test_average_follows_the_weights_with_a_short_memory_at_first(self, tmp_path: Path):
         weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
         recipe = replace(CONSTANT, steps=40, ema=0.7)
-        trained = train({"weight": weight}, slope(weight), recipe, tmp_path)
+        trained = train({"weight": weight}, nothing, slope(weight), recipe, tmp_path)
         average = 0.0
         for step in range(40):
             decay = min(0.7, (1 + step) / (10 + step))
@@ -87,12 +101,12 @@ class TestWeights:
         weights = {name: nn.Parameter(torch.zeros(1)) for name in ("a", "b")}
         seen: list[float] = []
 
-        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            if step > 0:  # gradients stay until the next step asks for new ones
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            if step.number > 0:  # gradients stay until the next step asks for new ones
                 seen.append(float(torch.cat([w.grad for w in weights.values()]).norm()))
             return 30 * weights["a"].sum() + 40 * weights["b"].sum(), {}
 
-        train(weights, loss, replace(CONSTANT, steps=3, clip=2.0), tmp_path)
+        train(weights, nothing, loss, replace(CONSTANT, steps=3, clip=2.0), tmp_path)
         assert seen == pytest.approx([2.0, 2.0], rel=1e-4)
 
 
@@ -100,10 +114,10 @@ class TestHistory:
     def test_entries_are_means_over_their_interval(self, tmp_path: Path):
         weight = nn.Parameter(torch.zeros(1))
 
-        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            return weight.sum() * 0 + step, {"twice": 2.0 * step}
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            return weight.sum() * 0 + step.number, {"twice": 2.0 * step.number}
 
-        trained = train({"w": weight}, loss, CONSTANT, tmp_path, log_every=5)
+        trained = train({"w": weight}, nothing, loss, CONSTANT, tmp_path, log_every=5)
         assert trained.history == [
             {"step": 5, "loss": 2.0, "twice": 4.0},
             {"step": 10, "loss": 7.0, "twice": 14.0},
@@ -113,7 +127,7 @@ class TestHistory:
     def test_checks_come_at_every_fifth_entry_and_at_the_end(self, tmp_path: Path):
         weight = nn.Parameter(torch.zeros(1))
         trained = train(
-            {"w": weight}, slope(weight), CONSTANT, tmp_path, log_every=1,
+            {"w": weight}, nothing, slope(weight), CONSTANT, tmp_path, log_every=1,
             check=lambda averaged: {"checked": float(averaged["w"])},
         )  # fmt: skip
         checked = {
@@ -130,19 +144,57 @@ def fit_a_line(
     network = nn.Linear(3, 2)
     steps: list[int] = []
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        if step == stop_before:
+    def read(generator: torch.Generator) -> tuple[Tensor]:
+        return (torch.randn(recipe.batch, 3, generator=generator),)
+
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        if step.number == stop_before:
             raise ConnectionAbortedError
-        steps.append(step)
-        points = torch.randn(recipe.batch, 3, generator=generator)
+        steps.append(step.number)
+        (points,) = step.batch
         error = network(points) - points[:, :2] ** 2
         return (error**2).mean(), {"largest": float(error.detach().abs().max())}
 
     try:
-        trained = train(dict(network.named_parameters()), loss, recipe, work, **settings)
+        trained = train(dict(network.named_parameters()), read, loss, recipe, work, **settings)
     except ConnectionAbortedError:
         trained = Trained({})
     return trained, network, steps
+
+
+class TestReading:
+    def test_a_step_is_given_what_was_read_from_its_own_generator(self, tmp_path: Path):
+        weight = nn.Parameter(torch.zeros(1))
+        taken: list[int] = []
+
+        def read(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            rows = torch.randint(1000, (4,), generator=generator)
+            return rows, torch.rand(2, generator=generator)
+
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            expected = step_generator(CONSTANT.seed, step.number)
+            assert all(map(torch.equal, step.batch, read(expected)))
+            assert torch.equal(step.generator.get_state(), expected.get_state())
+            taken.append(step.number)
+            return weight.sum(), {}
+
+        train({"w": weight}, read, loss, CONSTANT, tmp_path)
+        assert taken == list(range(12))
+
+    def test_the_next_batch_is_read_while_a_step_is_computed(self, tmp_path: Path):
+        weight, reads = nn.Parameter(torch.zeros(1)), threading.Semaphore(0)
+
+        def read(generator: torch.Generator) -> tuple[Tensor, ...]:
+            reads.release()
+            return ()
+
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            wanted = 2 if step.number == 0 else 1 if step.number < 11 else 0
+            assert all(reads.acquire(timeout=60) for _ in range(wanted))
+            return weight.sum(), {}
+
+        train({"w": weight}, read, loss, CONSTANT, tmp_path)
+        assert not reads.acquire(blocking=False)
 
 
 class TestResume:
@@ -172,14 +224,16 @@ class TestResume:
             torch.manual_seed(0)
             network = nn.Conv2d(3, 4, 3).to(memory_format=torch.channels_last)
 
-            def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-                if step == stop_before:
+            def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+                if step.number == stop_before:
                     raise ConnectionAbortedError
-                image = torch.randn(2, 3, 8, 8, generator=generator)
+                image = torch.randn(2, 3, 8, 8, generator=step.generator)
                 return (network(image) - 1).square().mean(), {}
 
             with suppress(ConnectionAbortedError):
-                train(dict(network.named_parameters()), loss, self.RECIPE, work, **self.OFTEN)
+                train(
+                    dict(network.named_parameters()), nothing, loss, self.RECIPE, work, **self.OFTEN
+                )
             return network.weight.detach()
 
         fit(tmp_path / "cut", stop_before=11)
@@ -194,13 +248,15 @@ class TestResume:
             torch.manual_seed(0)
             network = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
 
-            def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-                if step == stop_before:
+            def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+                if step.number == stop_before:
                     raise ConnectionAbortedError
                 return network(torch.ones(4, 3)).sub(1).square().mean(), {}
 
             with suppress(ConnectionAbortedError):
-                train(dict(network.named_parameters()), loss, self.RECIPE, work, **self.OFTEN)
+                train(
+                    dict(network.named_parameters()), nothing, loss, self.RECIPE, work, **self.OFTEN
+                )
             return network[0].weight.detach()
 
         fit(tmp_path / "cut", stop_before=11)
@@ -235,24 +291,24 @@ class TestFaults:
     def test_a_loss_that_is_not_finite_names_the_step_and_the_way_out(self, tmp_path: Path, bad):
         weight = nn.Parameter(torch.zeros(1))
 
-        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            return weight.sum() + (bad if step == 3 else 0.0), {}
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            return weight.sum() + (bad if step.number == 3 else 0.0), {}
 
         with pytest.raises(
             SacdError, match=rf"loss is {bad} at step 3: .*\(now 0\.01\) or use prec"
         ):
-            train({"w": weight}, loss, CONSTANT, tmp_path)
+            train({"w": weight}, nothing, loss, CONSTANT, tmp_path)
         assert weight.item() == pytest.approx(-0.03, rel=1e-4)  # the bad step was not taken
 
     def test_nor_is_a_gradient_taken_that_is_not_finite(self, tmp_path: Path):
         weight = nn.Parameter(torch.ones(1))
 
-        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-            power = 0.5 if step == 3 else 2.0  # the root's slope at nought has no end
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            power = 0.5 if step.number == 3 else 2.0  # the root's slope at nought has no end
             return (weight - weight.detach()).pow(power).sum() + weight.sum(), {}
 
         with pytest.raises(SacdError, match=r"gradient's norm is inf at step 3: lower the learn"):
-            train({"w": weight}, loss, CONSTANT, tmp_path)
+            train({"w": weight}, nothing, loss, CONSTANT, tmp_path)
         assert weight.item() == pytest.approx(1 - 0.03, rel=1e-4)
 
     @pytest.mark.parametrize("capable", [True, False])
@@ -263,16 +319,16 @@ class TestFaults:
         network = nn.Linear(2, 2)
         types: set[torch.dtype] = set()
 
-        def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
             output = network(torch.ones(1, 2))
             types.add(output.dtype)
             return output.float().sum(), {}
 
         parameters = dict(network.named_parameters())
-        train(parameters, loss, replace(CONSTANT, precision="bf16"), tmp_path / "bf16")
+        train(parameters, nothing, loss, replace(CONSTANT, precision="bf16"), tmp_path / "bf16")
         assert types == {torch.bfloat16 if capable else torch.float32}  # emulated, it is slow
         types.clear()
-        train(parameters, loss, CONSTANT, tmp_path / "fp32")
+        train(parameters, nothing, loss, CONSTANT, tmp_path / "fp32")
         assert types == {torch.float32}
         assert network.weight.dtype == torch.float32
 

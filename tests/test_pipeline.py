@@ -305,10 +305,10 @@ class TestSamples:
             features if chosen["features"] == "true" else None,
             [(ids["test"][row], sample)],
             params["seed"],
-            chosen["steps"],
-            chosen["guidance"],
-            chosen["guided_below"],
-            chosen["energy_guidance"],
+            steps=chosen["steps"],
+            guidance=chosen["guidance"],
+            guided_below=chosen["guided_below"],
+            energy_guidance=chosen["energy_guidance"],
         )[0]
         stored = Shards(folder / "samples/tiny_a" / method).read("images", [row])[0, sample]
         difference = (drawn.int() - stored.int()).abs()

@@ -5,6 +5,8 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -127,6 +129,45 @@ class TestResume:
         with pytest.raises(RuntimeError):
             write(folder, make=fail)
         assert torch.equal(Shards(folder).read_all("numbers"), NUMBERS)
+
+
+class TestFinishing:
+    """`make` may leave the end of its work to the thread that writes."""
+
+    def test_it_is_done_while_the_next_shard_is_made(self, tmp_path: Path):
+        written = tmp_path / "work/shard-00000.safetensors"
+        waited: list[bool] = []
+
+        def make(start: int, stop: int) -> Callable[[], dict[str, Tensor]]:
+            if start == 4:
+                end = time.monotonic() + 60
+                while not written.exists() and time.monotonic() < end:
+                    time.sleep(0.01)
+                waited.append(written.exists())
+            return lambda: block(start, stop)
+
+        write(tmp_path / "numbers", make=make)
+        assert waited == [True]
+        assert torch.equal(Shards(tmp_path / "numbers").read_all("numbers"), NUMBERS)
+
+    def test_a_shard_that_has_begun_is_kept_when_the_next_one_fails(self, tmp_path: Path):
+        def make(start: int, stop: int) -> Callable[[], dict[str, Tensor]]:
+            if start == 4:
+                raise InterruptedError
+            return lambda: time.sleep(0.2) or block(start, stop)
+
+        with pytest.raises(InterruptedError):
+            write(tmp_path / "numbers", make=make)
+        assert [path.name for path in (tmp_path / "work").iterdir()] == ["shard-00000.safetensors"]
+
+    def test_its_error_ends_the_whole_and_nothing_is_published(self, tmp_path: Path):
+        def make(start: int, stop: int) -> Callable[[], dict[str, Tensor]]:
+            return lambda: {"numbers": NUMBERS[start:stop] / (4 - start)}
+
+        with pytest.raises(SacdError, match=r"shard-00001.safetensors: 'numbers' is not finite"):
+            write(tmp_path / "numbers", make=make)
+        assert not (tmp_path / "numbers").exists()
+        assert (tmp_path / "work/shard-00000.safetensors").exists()
 
 
 class TestRefusals:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
 from sacd.backbones.backbone import BackboneConfig, to_nchw
-from sacd.optimization import Progress, Recipe, Trained, evenly_spaced, train
+from sacd.optimization import Progress, Recipe, Step, Trained, evenly_spaced, train
 
 
 @dataclass(frozen=True)
@@ -59,12 +59,15 @@ def train_backbone(
         dense = _dense_head(network, images, int(labels.max()) + 2).to(device)
         parameters |= {f"dense.{name}": p for name, p in dense.named_parameters()}
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def read(generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
-        batch, target = images[rows].float() / 255, labels[rows].to(device)
+        batch = images[rows].float() / 255
         if masks is not None:  # as a fourth channel, so that flips move it with the image
             batch = torch.cat([batch, masks[rows, None].float()], dim=1)
-        batch = augment(batch, augmentation, generator).to(device)
+        return augment(batch, augmentation, generator), labels[rows]
+
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        batch, target = step.batch
         final = network.forward_features((batch[:, :3] - mean) / std)  # type: ignore[operator]
         logits = network.forward_head(final)  # type: ignore[operator]
         value = F.cross_entropy(logits.float(), target, label_smoothing=0.1)
@@ -77,7 +80,7 @@ def train_backbone(
             value = value + F.cross_entropy(located, wanted)
         return value, {"train_top1": accuracy}
 
-    trained = train(parameters, loss, recipe, work, progress)
+    trained = train(parameters, read, loss, recipe, work, progress)
     for name, parameter in network.named_parameters():
         parameter.data.copy_(trained.weights[f"network.{name}"])
     _renew_batch_statistics(network, images, config, recipe, device)
@@ -121,8 +124,7 @@ def augment(images: Tensor, augmentation: Augmentation, generator: torch.Generat
 def _blurred(images: Tensor, deviation: float) -> Tensor:
     # Images are continued by their reflection, which is as wide as they are.
     size = 2 * min(math.ceil(2 * deviation), min(images.shape[-2:]) - 1) + 1
-    with torch.autocast(images.device.type, enabled=False):  # images keep their precision
-        return gaussian_blur(images, [size, size], [deviation, deviation])
+    return gaussian_blur(images, [size, size], [deviation, deviation])
 
 
 @torch.no_grad()

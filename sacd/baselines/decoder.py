@@ -17,8 +17,7 @@ from sacd.backbones.backbone import Backbone
 from sacd.features.distance import relative_distance
 from sacd.features.whitening import Whitening, whiten
 from sacd.networks import load_weights, read_config, save_network
-from sacd.optimization import Progress, Recipe, Trained, train
-from sacd.prefetch import read_ahead
+from sacd.optimization import Progress, Recipe, Step, Trained, train
 
 NORM_GROUPS = 8
 WEIGHTS = "decoder.safetensors"
@@ -101,16 +100,15 @@ def train_decoder(
         rows = torch.randint(count, (recipe.batch,), generator=generator).tolist()
         return features(rows), images(rows)
 
-    def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        (given, truth), _ = batch(step)
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        given, truth = step.batch
         decoded = decoder(given)
         pixels = F.mse_loss(decoded, truth.float() / 255)
         distance = relative_distance(backbone(decoded.clamp(0, 1))[0], given).mean()
         numbers = {"loss_pixels": float(pixels.detach()), "loss_features": float(distance.detach())}
         return pixels + feature_weight * distance, numbers
 
-    with read_ahead(read, recipe.seed, device) as batch:
-        trained = train(parameters, loss, recipe, work, progress)
+    trained = train(parameters, read, loss, recipe, work, progress)
     decoder.load_state_dict(trained.weights, strict=False)
     decoder.eval().requires_grad_(False)
     return trained

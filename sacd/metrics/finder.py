@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sacd.backbones.training import FLIPS, augment
 from sacd.numerics import conv_format
-from sacd.optimization import Progress, Recipe, Trained, train
+from sacd.optimization import Progress, Recipe, Step, Trained, train
 
 
 def create_finder(width: int, image_size: int) -> UNet2DModel:
@@ -49,15 +49,18 @@ def train_finder(
     torch.manual_seed(recipe.seed)
     finder = create_finder(width, images.shape[-1]).to(device, memory_format=conv_format(device))
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def read(generator: torch.Generator) -> tuple[Tensor]:
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
         # Masks ride along as a fourth channel, so that flips move both.
         joined = torch.cat([images[rows] / 255, masks[rows, None].float()], dim=1)
-        joined = augment(joined, FLIPS, generator).to(device)
+        return (augment(joined, FLIPS, generator),)
+
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        (joined,) = step.batch
         logits = mask_logits(finder, joined[:, :3]).float()
         return F.binary_cross_entropy_with_logits(logits, joined[:, 3]), {}
 
-    trained = train(dict(finder.named_parameters()), loss, recipe, work, progress)
+    trained = train(dict(finder.named_parameters()), read, loss, recipe, work, progress)
     finder.load_state_dict(trained.weights)
     return finder.eval().requires_grad_(False), trained
 

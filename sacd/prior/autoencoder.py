@@ -14,7 +14,7 @@ from sacd.backbones.training import FLIPS, augment
 from sacd.errors import unknown_name
 from sacd.networks import create_diffusers
 from sacd.numerics import conv_format
-from sacd.optimization import Progress, Recipe, Trained, evenly_spaced, train
+from sacd.optimization import Progress, Read, Recipe, Step, Trained, evenly_spaced, train
 
 
 class FeatureLoss(nn.Module):
@@ -92,12 +92,11 @@ def train_autoencoder(
         device, memory_format=conv_format(device)
     )
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        rows = torch.randint(len(images), (recipe.batch,), generator=generator)
-        truth = augment(images[rows].float() / 255, FLIPS, generator).to(device)
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        (truth,) = step.batch
         truth = truth.contiguous(memory_format=conv_format(device))
         posterior = vae.encode(2 * truth - 1).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        noise = torch.randn(posterior.mean.shape, generator=step.generator).to(device)
         ours = (vae.decode(posterior.mean + posterior.std * noise).sample.float() + 1) / 2
         l1, l2 = (ours - truth).abs().mean(), ((ours - truth) ** 2).mean()
         seen = feature_loss(ours, truth)
@@ -106,7 +105,8 @@ def train_autoencoder(
         psnr = -10 * l2.detach().log10()
         return value, {"psnr_db": float(psnr), "feature_loss": float(seen.detach())}
 
-    trained = train(dict(vae.named_parameters()), loss, recipe, work, progress)
+    parameters = dict(vae.named_parameters())
+    trained = train(parameters, _flipped(images, recipe.batch), loss, recipe, work, progress)
     vae.load_state_dict(trained.weights)
     vae.eval().requires_grad_(False)
     some = evenly_spaced(images, 8 * recipe.batch)
@@ -136,21 +136,30 @@ def refine_decoder(
         if name.startswith(("decoder.", "post_quant_conv."))
     }
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        rows = torch.randint(len(images), (recipe.batch,), generator=generator)
-        truth = augment(images[rows].float() / 255, FLIPS, generator).to(device)
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        (truth,) = step.batch
         with torch.no_grad():
             posterior = vae.encode(2 * truth - 1).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
+        noise = torch.randn(posterior.mean.shape, generator=step.generator).to(device)
         ours = (vae.decode(posterior.mean + posterior.std * noise).sample.float() + 1) / 2
         seen = feature_loss(ours, truth)
         value = (ours - truth).abs().mean() + feature_weight * seen
         return value, {"feature_loss": float(seen.detach())}
 
-    trained = train(parameters, loss, recipe, work, progress)
+    trained = train(parameters, _flipped(images, recipe.batch), loss, recipe, work, progress)
     vae.load_state_dict(trained.weights, strict=False)
     vae.eval().requires_grad_(False)
     return trained
+
+
+def _flipped(images: Tensor, batch: int) -> Read:
+    """Reads batches of images uint8 (N, 3, H, W), half of them flipped, in [0, 1]."""
+
+    def read(generator: torch.Generator) -> tuple[Tensor]:
+        rows = torch.randint(len(images), (batch,), generator=generator)
+        return (augment(images[rows].float() / 255, FLIPS, generator),)
+
+    return read
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from torch import Tensor
 from sacd import parallel
 from sacd.networks import create_diffusers
 from sacd.numerics import conv_format
-from sacd.optimization import Progress, Recipe, Trained, train
+from sacd.optimization import Progress, Recipe, Step, Trained, train
 
 PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
 TIMESTEPS = 1000
@@ -108,14 +108,18 @@ def train_unet(
     unet.to(device, memory_format=conv_format(device)).requires_grad_(True).train()
     prompt = prompt.to(device)
 
-    def loss(step: int, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
+    def read(generator: torch.Generator) -> tuple[Tensor]:
         rows = torch.randint(len(latents), (recipe.batch,), generator=generator)
-        clean = latents[parallel.share(rows)].float().to(device, memory_format=conv_format(device))
-        noisy, times, target = noised(scheduler, clean, generator, shared=True)
+        return (latents[parallel.share(rows)],)
+
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        (clean,) = step.batch
+        clean = clean.float().contiguous(memory_format=conv_format(device))
+        noisy, times, target = noised(scheduler, clean, step.generator, shared=True)
         predicted = unet(noisy, times, prompt.expand(len(clean), -1, -1)).sample
         return F.mse_loss(predicted.float(), target), {}
 
-    trained = train(dict(unet.named_parameters()), loss, recipe, work, progress)
+    trained = train(dict(unet.named_parameters()), read, loss, recipe, work, progress)
     unet.load_state_dict(trained.weights)
     unet.eval().requires_grad_(False)
     return trained

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import torch
 from torch import Tensor
@@ -16,6 +17,16 @@ from sacd.prior.prior import Prior, shrinkage
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents
 from sacd.sampling.sampler import sample_latents
+
+
+class Drawing(TypedDict, total=False):
+    """How to draw: arguments of `Inverter.draw_latents`, which says what they are by default."""
+
+    steps: int
+    guidance: float
+    guided_below: float
+    energy_guidance: float
+    refinement: Refinement | None
 
 
 class Inverter:
@@ -90,20 +101,31 @@ class Inverter:
         features: Tensor | None,
         keys: Sequence[tuple[str, int]],
         seed: int = 0,
+        **drawing: Unpack[Drawing],
+    ) -> Tensor:
+        """Draw uint8 images (N, 3, S, S): `draw_latents`, decoded."""
+        return self.decode(self.draw_latents(features, keys, seed, **drawing))
+
+    @torch.no_grad()
+    def draw_latents(
+        self,
+        features: Tensor | None,
+        keys: Sequence[tuple[str, int]],
+        seed: int = 0,
         steps: int = 20,
         guidance: float = 5.0,
         guided_below: float = 0.65,
         energy_guidance: float = 0.5,
         refinement: Refinement | None = None,
     ) -> Tensor:
-        """Draw uint8 images (N, 3, S, S), one for each (image id, sample index) of `keys`.
+        """Draw latents (N, c, H, W), one for each (image id, sample index) of `keys`.
 
         features: (N, C, h, w) rows for the same keys, or None for the null feature. For `steps` and
         all guidance see `sample_latents`. A `refinement` needs the backbone.
         """
         noise = initial_noise(seed, keys, self._latent_shape).to(self.device)
         conditioned = None if features is None else features.to(self.device)
-        with torch.no_grad(), numerics(self.device, self.precision):
+        with numerics(self.device, self.precision):
             latents = sample_latents(
                 self.prior, self.adapter, conditioned, noise,
                 steps, guidance, guided_below, energy_guidance,
@@ -112,6 +134,11 @@ class Inverter:
                 latents = refine_latents(
                     self.prior, self._require_backbone(), latents, conditioned, refinement
                 )
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, c, H, W) -> uint8 images (N, 3, S, S), on the CPU."""
+        with numerics(self.device, self.precision):
             return decode_latents(self.prior.vae, latents, self.device)
 
     def invert(
@@ -119,17 +146,18 @@ class Inverter:
         images: Tensor,
         samples: int = 4,
         seed: int = 0,
-        steps: int = 20,
-        guidance: float = 5.0,
-        guided_below: float = 0.65,
-        energy_guidance: float = 0.5,
         ids: Sequence[str] | None = None,
+        **drawing: Unpack[Drawing],
     ) -> Tensor:
-        """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S)."""
+        """Reconstruct uint8 images (N, 3, H, W) from their features: uint8 (N, K, 3, S, S).
+
+        `ids` name the images in their noise; without them, their rows do. For `drawing` see
+        `draw_latents`.
+        """
         names = ids if ids is not None else [str(row) for row in range(len(images))]
         keys = [(name, k) for name in names for k in range(samples)]
         features = self.features(images).repeat_interleave(samples, 0)
-        drawn = self.sample(features, keys, seed, steps, guidance, guided_below, energy_guidance)
+        drawn = self.sample(features, keys, seed, **drawing)
         return drawn.unflatten(0, (len(images), samples))
 
     def _require_backbone(self) -> Backbone:

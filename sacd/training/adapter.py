@@ -12,8 +12,7 @@ from torch import Tensor
 from sacd import parallel
 from sacd.adapters.adapter import Adapter
 from sacd.numerics import numerics
-from sacd.optimization import Progress, Recipe, Trained, step_generator, train
-from sacd.prefetch import read_ahead
+from sacd.optimization import Progress, Recipe, Step, Trained, step_generator, train
 from sacd.prior.diffusion import noised
 from sacd.prior.prior import Prior
 
@@ -57,10 +56,10 @@ def train_adapter(
         dropped = parallel.share(torch.rand(recipe.batch, generator=generator) < drop)
         return pairs.latents(rows), pairs.features(rows), dropped
 
-    def loss(step: int, _: torch.Generator) -> tuple[Tensor, dict[str, float]]:
-        (latents, features, dropped), generator = batch(step)
+    def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+        latents, features, dropped = step.batch
         clean = latents.float()
-        noisy, times, target = noised(scheduler, clean, generator, NOISE_EXPONENT, shared=True)
+        noisy, times, target = noised(scheduler, clean, step.generator, NOISE_EXPONENT, shared=True)
         hint = adapter.hint(features, dropped)
         predicted = adapter(unet, noisy, times, prior.prompts(len(noisy)), hint)
         return F.mse_loss(predicted.float(), target), {}
@@ -72,8 +71,7 @@ def train_adapter(
         _copy(current, adapter)
         return losses
 
-    with read_ahead(read, recipe.seed, device) as batch:
-        trained = train(parameters, loss, recipe, work, progress, check=check)
+    trained = train(parameters, read, loss, recipe, work, progress, check=check)
     _copy(trained.weights, adapter)
     adapter.eval().requires_grad_(False)
     return trained
