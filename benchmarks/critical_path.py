@@ -4,9 +4,9 @@
 
 For each inverted backbone of a finished experiment and its main method's adapter: the share of a
 training step that reads its batch from the memory-mapped caches, and the shares of a shard of
-samples that decode its latents and write its file, were all done in turn; and the seconds of
-drawing shards whose latents a thread decodes, as it is done on a GPU, relative to decoding each in
-its place, as on a CPU. Writes benchmarks/critical_path/NAME.csv.
+samples that decode its latents and write its file, if all is done in turn; and the seconds of
+drawing shards whose latents a thread decodes, as is done where a GPU draws, relative to decoding
+each in its place, as is done on a CPU. Writes benchmarks/critical_path/NAME.csv.
 """
 
 import tempfile

@@ -26,7 +26,8 @@ def numerics(device: torch.device, precision: str) -> Iterator[None]:
 def multiplies_bf16(device: torch.device) -> bool:
     """Whether the hardware does; emulated on a CPU, bf16 takes five times as long as fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        with torch.cuda.device(device):  # which need not be a thread's own
+            return torch.cuda.is_bf16_supported(including_emulation=False)
     return any(has for name, has in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 

@@ -7,6 +7,7 @@ started again ends with the same weights as one that was not.
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -124,14 +125,14 @@ def train(
     run = _Run(parameters, recipe)
     run.load(work)
     device = next(iter(parameters.values())).device
-    numbers = progress(iter(range(run.step, recipe.steps)), recipe.steps - run.step)
-    steps = in_background(partial(_prepared, read, recipe.seed, number) for number in numbers)
+    numbers = range(run.step, recipe.steps)
     saved = time.monotonic()
     with (
         noting_requests() as asked,
         parallel.averaging_gradients(parameters.values()) as finish_averaging,
+        closing(in_background(partial(_prepared, read, recipe.seed, n) for n in numbers)) as steps,
     ):
-        for step in steps:
+        for _, step in zip(progress(iter(numbers), len(numbers)), steps, strict=True):
             # Dropout and stochastic depth draw from torch's own generator, each process its own.
             torch.manual_seed(_hashed(recipe.seed, step.number, 1 + parallel.number()))
             batch = tuple(_sent(tensor, device) for tensor in step.batch)

@@ -28,8 +28,8 @@ from sacd.files import atomic, digest, read_json, write_json
 INDEX = "index.json"
 
 Arrays = dict[str, Tensor]  # by name, with the same number of rows
-# (start, stop) -> the arrays of these rows, or what will finish making them.
-Make = Callable[[int, int], Arrays | Callable[[], Arrays]]
+Made = Arrays | Callable[[], Arrays]  # or what will finish making them
+Make = Callable[[int, int], Made]  # of the rows from start to stop
 Info = dict[str, Any] | Callable[[Iterator[Arrays]], dict[str, Any]]
 
 
@@ -68,14 +68,15 @@ def fill_shards(
     starts = range(0, len(ids), rows_per_shard)
     mine = parallel.share(range(len(starts)))
 
-    def savings() -> Iterator[Callable[[], None]]:
-        for number in progress(iter(mine), len(mine)):
-            path = work / _shard_name(number)
-            if not path.exists():
-                rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
-                yield partial(_save_shard, path, ids[rows], make(rows.start, rows.stop))
+    def saving(number: int) -> Callable[[], None]:
+        path = work / _shard_name(number)
+        if path.exists():
+            return lambda: None
+        rows = slice(starts[number], min(starts[number] + rows_per_shard, len(ids)))
+        return partial(_save_shard, path, ids[rows], make(rows.start, rows.stop))
 
-    for _ in in_background(savings()):
+    # In this order, so that what is shown as done is written.
+    for _ in zip(progress(iter(mine), len(mine)), in_background(map(saving, mine)), strict=True):
         pass
     parallel.wait()
     if parallel.first():
@@ -98,6 +99,11 @@ def publish_shards(work: Path, folder: Path) -> None:
         shutil.rmtree(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     os.replace(work, folder)
+
+
+def finished(made: Made) -> Arrays:
+    """The arrays, made to the end."""
+    return made() if callable(made) else made
 
 
 class Shards:
@@ -163,8 +169,8 @@ def _shard_name(number: int) -> str:
     return f"shard-{number:05d}.safetensors"
 
 
-def _save_shard(path: Path, ids: Sequence[str], made: Arrays | Callable[[], Arrays]) -> None:
-    arrays = made() if callable(made) else made
+def _save_shard(path: Path, ids: Sequence[str], made: Made) -> None:
+    arrays = finished(made)
     for name, array in arrays.items():
         if len(array) != len(ids):
             raise ValueError(f"array {name} has {len(array)} rows for {len(ids)} ids")

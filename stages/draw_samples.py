@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from sacd.shards import INDEX, Arrays, Shards, write_shards
+from sacd.shards import INDEX, Arrays, Shards, finished, write_shards
 from stages.artefacts import feature_folder, sample_folder
 from stages.common import Clock, content, progress, run, work_folder
 from stages.methods import prepare
@@ -25,19 +25,22 @@ def main() -> None:
     method = pick(settings.methods, name, "method")
     features = Shards(feature_folder(backbone, "test"))
     draw, files = prepare(settings, backbone, method)
-    started, images = time.monotonic(), 0  # drawn by this process
+    started, ended, images = 0.0, 0.0, 0  # of what is drawn by this process
 
     def make(start: int, stop: int) -> Callable[[], Arrays]:
-        nonlocal images
-        finish = draw(features.ids[start:stop], features.read("features", range(start, stop)))
+        nonlocal started, images
+        started = started or time.monotonic()
+        made = draw(features.ids[start:stop], features.read("features", range(start, stop)))
         images += stop - start
 
-        def numbered() -> Arrays:
-            arrays = finish()
+        def number() -> Arrays:
+            nonlocal ended
+            arrays = finished(made)
+            ended = time.monotonic()
             count, samples = arrays["images"].shape[:2]
             return arrays | {"sample_index": torch.arange(samples).repeat(count, 1)}
 
-        return numbered
+        return number
 
     folder = sample_folder(backbone, name)
     sections = {"seed": settings.seed, "method": method.model_dump()}
@@ -49,11 +52,10 @@ def main() -> None:
         folder, work, features.ids, IMAGES_PER_SHARD, make, sections,
         progress(f"samples {backbone} {name}"),
     )  # fmt: skip
-    seconds = time.monotonic() - started
     clock.finish(
         folder / "record.json",
         sections,
-        seconds_per_image=seconds / images if images else None,
+        seconds_per_image=(ended - started) / images if images else None,
     )
 
 

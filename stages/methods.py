@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.sampling.refinement import Refinement
 from sacd.sampling.selection import best_of
-from sacd.shards import INDEX, Arrays, Shards
+from sacd.shards import INDEX, Arrays, Made, Shards, finished
 from sacd.tensors import reading, write_tensors
 from stages.artefacts import (
     PRIOR,
@@ -50,9 +51,9 @@ from stages.sections import Settings
 
 ROWS = 256  # of the training set that are compared at once
 
-# (image ids, features (N, C, h, w)) -> what finishes the arrays, while the next images are drawn:
+# (image ids, features (N, C, h, w)) -> arrays, or what finishes them while the next are drawn:
 # "images" uint8 (N, K, 3, S, S) and, where there is noise, "noise_seed" (N, K).
-Draw = Callable[[Sequence[str], Tensor], Callable[[], Arrays]]
+Draw = Callable[[Sequence[str], Tensor], Made]
 # (image ids, features, a label for the progress bar) -> the images alone.
 DrawOnce = Callable[[Sequence[str], Tensor, str], Tensor]
 
@@ -77,12 +78,14 @@ def prepare(settings: Settings, backbone: str, method: MethodSettings) -> tuple[
 def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Tensor:
     """Images uint8 (N, K, 3, S, S) from features (N, C, h, w), in batches under a progress bar."""
     starts = range(0, len(ids), IMAGES_PER_BATCH)
-    blocks = (
-        slice(start, start + IMAGES_PER_BATCH)
-        for start in progress(label)(iter(starts), len(starts))
-    )
-    drawn = in_background(draw(ids[block], features[block]) for block in blocks)
-    return torch.cat([arrays["images"] for arrays in drawn])
+
+    def begin(start: int) -> Callable[[], Arrays]:
+        block = slice(start, start + IMAGES_PER_BATCH)
+        return partial(finished, draw(ids[block], features[block]))
+
+    bar = progress(label)(iter(starts), len(starts))
+    drawn = zip(bar, in_background(map(begin, starts)), strict=True)
+    return torch.cat([arrays["images"] for _, arrays in drawn])
 
 
 def prepare_once(
@@ -132,7 +135,7 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
     chosen = method.refinement
     refinement = Refinement(chosen.steps, chosen.rate) if chosen else None
 
-    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
+    def draw(ids: Sequence[str], features: Tensor) -> Made:
         drawn = method.samples * method.best_of
         keys = _keys(ids, drawn)
         repeated = features.repeat_interleave(drawn, 0)
@@ -154,7 +157,7 @@ def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, 
         seen = inverter.features(images.flatten(0, 1)).cpu()
         distances = relative_distance(seen, repeated).unflatten(0, (-1, drawn))
         kept = best_of(distances, method.samples)
-        return lambda: {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
 
     files = [trained / "adapter.safetensors", *PRIOR_FILES]
     return draw, [*files, _weights(backbone)] if looks else files
@@ -165,12 +168,11 @@ def _by_retrieval(method: NearestMethod, backbone: str) -> tuple[Draw, list[Path
     features.require_ids(images.ids, str(images.folder))
     blocks = [range(start, min(start + ROWS, len(images))) for start in range(0, len(images), ROWS)]
 
-    def draw(ids: Sequence[str], maps: Tensor) -> Callable[[], Arrays]:
+    def draw(ids: Sequence[str], maps: Tensor) -> Made:
         trained = (features.read("features", block).to(device()) for block in blocks)
         rows = nearest_rows(maps.to(device()), trained, method.samples).cpu()
-        return lambda: {
-            "images": images.read("images", rows.flatten().tolist()).unflatten(0, rows.shape)
-        }
+        found = images.read("images", rows.flatten().tolist())
+        return {"images": found.unflatten(0, rows.shape)}
 
     return draw, [features.folder / INDEX, images.folder / INDEX]
 
@@ -180,7 +182,7 @@ def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[
     search = PixelSearch(method.steps, method.learning_rate, method.variation, method.norm)
     shape = (3, settings.images.size, settings.images.size)
 
-    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
+    def draw(ids: Sequence[str], features: Tensor) -> Made:
         tried = method.samples * method.restarts
         keys = _keys(ids, tried)
         noise = initial_noise(settings.seed, keys, shape).to(device())
@@ -189,7 +191,7 @@ def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[
         kept = best_of(losses.cpu().unflatten(0, (-1, tried)), method.samples)
         images = to_uint8(found).cpu().unflatten(0, (-1, tried))
         seeds = _seeds(settings.seed, keys, tried)
-        return lambda: {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
+        return {"images": _take(images, kept), "noise_seed": seeds.gather(1, kept)}
 
     return draw, [_weights(backbone)]
 
@@ -198,10 +200,9 @@ def _by_decoder(method: DecoderMethod, backbone: str) -> tuple[Draw, list[Path]]
     folder = decoder_folder(backbone, method.decoder)
     decoder = FeatureDecoder.from_pretrained(folder).to(device())
 
-    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
+    def draw(ids: Sequence[str], features: Tensor) -> Made:
         with torch.no_grad(), numerics(device(), "bf16"):
-            images = to_uint8(decoder(features.to(device())))[:, None]
-        return lambda: {"images": images.cpu()}
+            return {"images": to_uint8(decoder(features.to(device())))[:, None].cpu()}
 
     return draw, [folder / "decoder.safetensors"]
 
@@ -213,7 +214,7 @@ def _by_guidance(
     guidance = FeatureGuidance(method.steps, method.strength, method.recurrences)
     seed, shape = settings.seed, latent_shape(prior, settings.images.size)
 
-    def draw(ids: Sequence[str], features: Tensor) -> Callable[[], Arrays]:
+    def draw(ids: Sequence[str], features: Tensor) -> Made:
         keys = _keys(ids, method.samples)
         noise = initial_noise(seed, keys, shape).to(device())
 
@@ -238,16 +239,13 @@ def _by_guidance(
     return draw, [*PRIOR_FILES, _weights(backbone)]
 
 
-def _behind(decode: Callable[[], Arrays]) -> Callable[[], Arrays]:
-    """Where a GPU draws, the next images need not wait until these are decoded.
+def _behind(decode: Callable[[], Arrays]) -> Made:
+    """Where a GPU draws, the program goes on to the next images while these are decoded.
 
     On a CPU they are decoded right away: its cores are busy (`benchmarks/critical_path.py`), and
     there `numerics` chooses an attention kernel for all threads at once.
     """
-    if device().type == "cuda":
-        return decode
-    arrays = decode()
-    return lambda: arrays
+    return decode if device().type == "cuda" else decode()
 
 
 def _keys(ids: Sequence[str], samples: int) -> list[tuple[str, int]]:

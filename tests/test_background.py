@@ -4,6 +4,7 @@ import shutil
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -101,6 +102,47 @@ def test_a_task_that_has_begun_is_ended_before_an_error_gets_out(where: str):
     with pytest.raises(InterruptedError):
         use()
     assert ended == ["slow"]
+
+
+def test_so_is_one_that_waits_when_the_one_before_it_fails():
+    ended, given = [], threading.Event()
+
+    def fail() -> None:
+        assert waited(given)
+        raise OSError
+
+    def tasks() -> Iterator[Callable[[], None]]:
+        yield fail
+        yield lambda: ended.append("second")
+
+    def use() -> None:
+        results = in_background(tasks())
+        threading.Timer(0.2, given.set).start()  # when the second task has been given, too
+        next(results)
+
+    with pytest.raises(OSError):
+        use()
+    assert ended == ["second"]
+
+
+def test_what_a_task_holds_is_let_go_when_it_has_run():
+    held = torch.zeros(3)
+    kept = weakref.ref(held)
+
+    def tasks(held: torch.Tensor) -> Iterator[Callable[[], object]]:
+        task = partial(torch.sum, held)
+        del held
+        yield task
+        del task
+        end = time.monotonic() + PATIENCE
+        while kept() is not None and time.monotonic() < end:
+            time.sleep(0.01)
+        gone = kept() is None
+        yield lambda: gone
+
+    results = in_background(tasks(held))
+    del held
+    assert list(results)[1]
 
 
 def test_samples_are_the_same_when_they_are_decoded_by_the_thread(

@@ -300,6 +300,20 @@ class TestFaults:
             train({"w": weight}, nothing, loss, CONSTANT, tmp_path)
         assert weight.item() == pytest.approx(-0.03, rel=1e-4)  # the bad step was not taken
 
+    def test_no_thread_goes_on_reading_when_a_training_has_ended(self, tmp_path: Path):
+        weight, threads = nn.Parameter(torch.zeros(1)), threading.active_count()
+
+        def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
+            assert threading.active_count() == threads + 1
+            if step.number == 3:
+                raise ConnectionAbortedError
+            return weight.sum(), {}
+
+        with pytest.raises(ConnectionAbortedError) as caught:
+            train({"w": weight}, nothing, loss, CONSTANT, tmp_path)
+        assert caught.tb is not None  # which holds all that the training held
+        assert threading.active_count() == threads
+
     def test_nor_is_a_gradient_taken_that_is_not_finite(self, tmp_path: Path):
         weight = nn.Parameter(torch.ones(1))
 

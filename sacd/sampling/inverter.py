@@ -146,6 +146,7 @@ class Inverter:
         images: Tensor,
         samples: int = 4,
         seed: int = 0,
+        *,
         ids: Sequence[str] | None = None,
         **drawing: Unpack[Drawing],
     ) -> Tensor:
