@@ -8,11 +8,15 @@ For each network of a finished experiment, images a second:
 - `rule`: what the rule does: read images from shards, forward, halve, check, write shards.
 
 And of JPEG files of 500 x 375 px, photographs' usual size: decoding, cropping and resizing by the
-pipeline's own function. Writes benchmarks/caching/NAME.csv.
+pipeline's own function, by one thread and by as many as there are cores. Beside the rule's rate
+stand the megabytes a second that it writes, or of JPEG files reads. Writes
+benchmarks/caching/NAME.csv.
 """
 
+import os
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -45,11 +49,18 @@ def main() -> None:
     for name in settings.compare.networks:
         folder = arguments.experiment / "models/backbones" / name
         backbone = Backbone.from_pretrained(folder).to(device())
-        bare, rule = bare_rate(backbone, images, count), rule_rate(backbone, images, count)
-        rows.append({"what": name, "bare": bare, "rule": rule, "rule_over_bare": rule / bare})
-    rows.append(
-        {"what": f"JPEG to {settings.images.size} px", "rule": jpeg_rate(settings.images.size)}
-    )
+        bare, (rule, size) = bare_rate(backbone, images, count), rule_rate(backbone, images, count)
+        rows.append(
+            {"what": name, "bare": bare, "rule": rule, "rule_over_bare": rule / bare}
+            | {"megabytes_per_second": rule * size / 1e6}
+        )
+    photograph = jpeg()
+    for threads in (1, os.cpu_count() or 1):
+        rate = jpeg_rate(photograph, settings.images.size, threads)
+        rows.append(
+            {"what": f"JPEG to {settings.images.size} px, threads: {threads}", "rule": rate}
+            | {"megabytes_per_second": rate * len(photograph) / 1e6}
+        )
     table = pd.DataFrame(rows)
     publish(table, "images a second", "caching", arguments.name)
 
@@ -57,21 +68,23 @@ def main() -> None:
 @torch.no_grad()
 def bare_rate(backbone: Backbone, images: Shards, count: int) -> float:
     """Images a second through the network alone."""
-    batch = images.read("images", range(BATCH)).to(device()).float() / 255
+    batch = images.read("images", range(min(BATCH, count))).to(device()).float() / 255
     backbone(batch)  # warms up
     started = time.perf_counter()
-    for _ in range(count // BATCH):
+    batches = max(1, count // len(batch))
+    for _ in range(batches):
         backbone(batch)
     synchronise()
-    return count // BATCH * BATCH / (time.perf_counter() - started)
+    return batches * len(batch) / (time.perf_counter() - started)
 
 
-def rule_rate(backbone: Backbone, images: Shards, count: int) -> float:
-    """Images a second from shard to shard."""
+def rule_rate(backbone: Backbone, images: Shards, count: int) -> tuple[float, float]:
+    """Images a second from shard to shard, and the bytes that are written of each."""
     with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "made"
         started = time.perf_counter()
         write_shards(
-            Path(folder) / "made",
+            made,
             Path(folder) / "work",
             images.ids[:count],
             ROWS_PER_SHARD,
@@ -80,18 +93,25 @@ def rule_rate(backbone: Backbone, images: Shards, count: int) -> float:
             ),
             {},
         )
-        return count / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        written = sum(path.stat().st_size for path in made.iterdir())
+        return count / seconds, written / count
 
 
-def jpeg_rate(size: int) -> float:
-    """Files a second, by one process."""
+def jpeg() -> bytes:
+    """A file of photographs' usual size."""
     pixels = np.random.default_rng(0).integers(0, 256, (25, 33, 3), dtype=np.uint8)
     picture = Image.fromarray(pixels).resize(JPEG_SIZE, Image.Resampling.BICUBIC)
     buffer = BytesIO()
     picture.save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def jpeg_rate(photograph: bytes, size: int, threads: int) -> float:
+    """Files a second."""
     started = time.perf_counter()
-    for _ in range(JPEGS):
-        load_square(buffer.getvalue(), size)
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda _: load_square(photograph, size), range(JPEGS)))
     return JPEGS / (time.perf_counter() - started)
 
 
