@@ -154,7 +154,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Checkout]:
 
 @pytest.fixture(scope="session")
 def checkout(once: Callable[..., Checkout]) -> Checkout:
-    """The repository as a fresh clone of what is in the working tree, with the fixture experiment.
+    """The repository as a fresh clone of what is in the working tree, with one experiment.
 
     Nothing was run in it. Its DVC remote is a folder beside it.
     """
@@ -165,10 +165,11 @@ def _clone(made: Checkout) -> None:
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, names.split("\0")):
-        if os.path.lexists(ROOT / name):
+        # Without the experiments that are kept there: DVC reads all of a repository, every time.
+        if os.path.lexists(ROOT / name) and not name.startswith("experiments/"):
             (made.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, made.root / name, follow_symlinks=False)
-    made.experiment.mkdir()
+    made.experiment.mkdir(parents=True)
     shutil.copy(ROOT / "tests/fixture/params.yaml", made.experiment)
     (made.experiment / "dvc.yaml").symlink_to("../../dvc.yaml")
     store = str(made.root.parent / "store")
