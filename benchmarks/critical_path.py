@@ -19,7 +19,6 @@ from harness import TRIES, add_experiment, arguments_of, publish, seconds_of
 
 from sacd.background import in_background
 from sacd.numerics import numerics
-from sacd.prior.latents import decode_latents
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards, write_shards
 from stages.common import device
@@ -81,10 +80,6 @@ def shares_of_sampling(
     features = stored.read("features", range(len(ids))).repeat_interleave(method.samples, 0)
     latents = torch.randn(len(keys), *Shards(experiment / "latents/val").shape("latents"))
 
-    def decode() -> None:
-        with numerics(device(), "bf16"):
-            decode_latents(inverter.prior.vae, latents, device())
-
     def draw_latents() -> torch.Tensor:
         return inverter.draw_latents(features, keys, settings.seed, **method.drawing)
 
@@ -115,7 +110,7 @@ def shares_of_sampling(
     with numerics(device(), "fp32"):  # one attention kernel for both threads
         in_turn, by_two = seconds_of(draw_in_turn), seconds_of(draw_by_two)
     return {
-        "decoding_of_sampling": seconds_of(decode) / whole,
+        "decoding_of_sampling": seconds_of(lambda: inverter.decode(latents)) / whole,
         "writing_of_sampling": writing / whole,
         "decoded_by_a_thread": by_two / in_turn,
     }
