@@ -121,11 +121,14 @@ def _collected(images: Images, seed: int) -> tuple[pd.DataFrame, list[tuple[str,
     chosen = collection.choose(images.classes, wanted, seed)
     names = sorted(chosen["train"])
     rows: list[dict[str, Any]] = []
-    skipped: list[tuple[str, str]] = []
+    skipped = [(e.path, why) for e, why in collection.left_out if e.class_name in ("", *names)]
+    taken: dict[str, tuple[str, str]] = {}
     for split in SPLITS:
         for number in progress(f"photographs {split}")(iter(range(len(names))), len(names)):
             name = names[number]
-            usable = _usable(collection, chosen[split][name], wanted[split], images.size, skipped)
+            usable = _usable(
+                collection, chosen[split][name], wanted[split], images.size, skipped, split, taken
+            )
             if len(usable) < wanted[split]:
                 raise SacdError(
                     f"{images.source}: class '{name}' has {len(usable)} usable {split} images, "
@@ -162,8 +165,13 @@ def _usable(
     wanted: int,
     size: int,
     skipped: list[tuple[str, str]],
+    split: str,
+    taken: dict[str, tuple[str, str]],
 ) -> list[dict[str, Any]]:
-    """Manifest rows of the first `wanted` candidates that decode; the others go to `skipped`."""
+    """Manifest rows of the first `wanted` candidates that decode; the others go to `skipped`.
+
+    So do those whose very bytes another split has: `taken` keeps split and path by sha256.
+    """
 
     def look(entry: Entry) -> dict[str, Any] | Unusable:
         try:
@@ -188,8 +196,12 @@ def _usable(
             for entry, found in zip(batch, pool.map(look, batch), strict=True):
                 if isinstance(found, Unusable):
                     skipped.append((entry.path, str(found)))
-                else:
+                    continue
+                other, path = taken.setdefault(found["sha256"], (split, entry.path))
+                if other == split:
                     rows.append(found)
+                else:
+                    skipped.append((entry.path, f"the same picture as {path} of split {other}"))
     return rows
 
 

@@ -4,74 +4,64 @@ The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/
 number of outer folders. A folder may also hold ImageNet's official archives.
 """
 
-import lzma
-import os
-import struct
-import tarfile
-import zipfile
-import zlib
+import csv
+import re
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass
-from io import BytesIO
-from pathlib import Path, PurePosixPath
-from threading import Lock
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sacd.errors import SacdError, unknown_name
-from sacd.images.archives import files_in
+from sacd.images.archives import Files, open_archive
+from sacd.images.decoding import EXTENSIONS, SMALLEST, Unusable, load_square
+from sacd.images.folders import is_side, open_folder
 from sacd.images.imagenet import is_official, open_official
+from sacd.images.layout import EXPECTED, Entry, place, suffix
 
-EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-SMALLEST = 32  # pixels; below that a photograph shows nothing at any size we use
-BROKEN = (
-    OSError, EOFError, RuntimeError,  # zipfile's for encrypted files
-    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError,
-)  # fmt: skip
+__all__ = ["SMALLEST", "Collection", "Entry", "Unusable", "load_square"]
 
-
-class Unusable(Exception):
-    """An image that must be skipped; the message is the reason."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An image of a collection: its path inside it, and where the layout puts it."""
-
-    path: str
-    split: str
-    class_name: str
+# Bytes that are no UTF-8 (as Python keeps them in a name), and characters that control a terminal.
+UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Collection:
     """A readable collection of images; `entries` are sorted by path.
 
-    `key` is the parameter that names it, for messages.
+    A path has what cannot be printed in its name written out (`caf\\xe9.png`). `left_out` are
+    files, and links (the class is "" where they hold folders), that are not read, with the reason.
+    `key` is the parameter that names the collection, for messages.
     """
 
     def __init__(self, source: Path, key: str = "images.source"):
         self.source = source
         try:
-            self._names, self._read = _open_source(source)
+            files = _open_source(source)
+            self._read = files.read
+            self._names = {printable(name): name for name in files.names}
+            layout = place(self._names, self.read)
         except SacdError as error:
-            raise SacdError(f"{key}: {error}") from error
-        self.entries = sorted(
-            (_entry(name) for name in self._names if _is_image(name)), key=lambda e: e.path
-        )
-        if not self.entries:
+            start = "" if str(error).startswith(str(source)) else f"{source}: "
+            raise SacdError(f"{key}: {start}{printable(str(error))}") from error
+        except (Unusable, ValueError, csv.Error, RecursionError) as error:
             raise SacdError(
-                f"{key}: {source}: no images in ImageFolder layout "
-                f"(train/<class>/<image>, val/<class>/<image> or <class>/<image>)."
-            )
+                f"{key}: {source}: a list of classes cannot be read ({error})."
+            ) from error
+        self.entries = sorted(layout.entries, key=lambda e: e.path)
+        links = [
+            (Entry(name, "", "" if name.endswith("/") else Path(name).parent.name), reason)
+            for name, reason in ((printable(n), printable(r)) for n, r in files.left_out.items())
+            if not any(map(is_side, Path(name).parts))
+        ]
+        self.left_out = sorted(layout.left_out + links, key=lambda pair: pair[0].path)
 
     def read(self, path: str) -> bytes:
-        """The bytes of an image file; raises `Unusable` with the reason."""
+        """The bytes of a file; raises `Unusable` with the reason."""
         try:
-            return self._read(path)
-        except BROKEN as error:
-            reason = getattr(error, "strerror", None) or error
+            return self._read(self._names[path])
+        except Unusable:
+            raise
+        except Exception as error:  # a damaged archive leads to whatever it leads to
+            reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise Unusable(f"unreadable: {reason}") from error
 
     def choose(
@@ -79,8 +69,9 @@ class Collection:
     ) -> dict[str, dict[str, list[Entry]]]:
         """Candidates of each split and class, in a random order fixed by `seed`.
 
-        With `train/` and `val/` folders, test and val images come from `val/`; without them all
-        three come from the one set. Test images are taken from the front of a class, val images
+        With `train/` and `val/` folders (or `train/` and `test/`), test and val images come from
+        the latter, with all three each from its own; without such folders all three come from the
+        one set. Test images are taken from the front of a class, val images
         from its back and train images from its middle outwards, so that changing one count does
         not move images between splits while there are enough. A list is the whole pool left for
         its split: take as many as are wanted and usable.
@@ -91,10 +82,15 @@ class Collection:
         rng = np.random.default_rng(seed)
         for key in sorted(pools):
             rng.shuffle(pools[key])
-        has_folders = any(split == "train" for split, _ in pools)
+        folders = self._split_folders()
+        has_folders = "train" in folders
         chosen: dict[str, dict[str, list[Entry]]] = {"test": {}, "val": {}, "train": {}}
         for name in self._class_names(classes):
-            evaluated = pools.get(("val" if has_folders else "", name), [])
+            if {"test", "val"} <= folders:
+                for split in chosen:
+                    chosen[split][name] = pools.get((split, name), [])
+                continue
+            evaluated = [entry for s in ("", "val", "test") for entry in pools.get((s, name), [])]
             trained = pools.get(("train", name), []) if has_folders else evaluated
             # A tenth more than asked for stays in reserve for unusable files, if there is more.
             wanted = sum(per_class[s] for s in ("test", "val", *([] if has_folders else ["train"])))
@@ -112,8 +108,34 @@ class Collection:
             chosen["train"][name] = trained
         return chosen
 
+    def _split_folders(self) -> set[str]:
+        """The splits that have folders of their own, none or at least two; else `SacdError`."""
+        found = {entry.split for entry in self.entries} - {""}
+        if found and not ("train" in found and len(found) > 1):
+            raise SacdError(
+                f"images.source: {self.source}: layout: of the split folders only "
+                f"{' and '.join(sorted(found))} is there with classes; expected is {EXPECTED}. To "
+                "draw all splits from one folder, name that folder."
+            )
+        return found
+
     def _class_names(self, classes: str | int | list[str]) -> list[str]:
-        known = sorted({entry.class_name for entry in self.entries})
+        names = self._named_classes(classes)
+        usable = {entry.class_name for entry in self.entries}
+        for name in names:
+            if name not in usable:
+                files = [entry.path for entry, _ in self.left_out if entry.class_name == name]
+                kinds = ", ".join(sorted({suffix(path) or "without a suffix" for path in files}))
+                raise SacdError(
+                    f"images.classes: class '{name}' of {self.source} has no file of a type that "
+                    f"is read ({', '.join(sorted(EXTENSIONS))}), but {len(files)} {kinds}; convert "
+                    "them or name the other classes."
+                )
+        return names
+
+    def _named_classes(self, classes: str | int | list[str]) -> list[str]:
+        left_out = {entry.class_name for entry, _ in self.left_out}
+        known = sorted({entry.class_name for entry in self.entries} | (left_out - {""}))
         if classes == "all":
             return known
         if isinstance(classes, int):
@@ -128,73 +150,22 @@ class Collection:
         return sorted(classes)
 
 
-def load_square(data: bytes, size: int) -> tuple[np.ndarray, tuple[int, int], tuple[int, ...]]:
-    """Decode, turn upright as EXIF says, crop the central square, resize to `size` pixels.
-
-    Returns pixels uint8 (size, size, 3), the original (width, height) and the crop box (left, top,
-    right, bottom). Gray and palette images become RGB. Raises `Unusable` with the reason.
-    """
-    try:
-        with Image.open(BytesIO(data)) as stored:
-            width, height = stored.size
-            if min(width, height) < SMALLEST:
-                raise Unusable(f"too small: {width}x{height} px, needs {SMALLEST}")
-            ImageOps.exif_transpose(stored, in_place=True)
-            width, height = stored.size
-            side = min(width, height)
-            left, top = (width - side) // 2, (height - side) // 2
-            box = (left, top, left + side, top + side)
-            square = stored.convert("RGB").resize((size, size), Image.Resampling.BICUBIC, box=box)
-            return np.asarray(square), (width, height), box
-    except UnidentifiedImageError as error:  # its message holds an address, new in every run
-        raise Unusable("unreadable: not an image file") from error
-    except (Image.DecompressionBombError, OSError, SyntaxError, ValueError, struct.error) as error:
-        raise Unusable(f"unreadable: {error}") from error
+def printable(name: str) -> str:
+    return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 
-def _open_source(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def _open_source(source: Path) -> Files:
     if is_official(source):
         return open_official(source)
     if source.is_dir():
-        return _files_below(source), lambda name: (source / name).read_bytes()
+        return open_folder(source)
     if not source.exists():
         raise SacdError(f"{source}: no such folder or archive.")
+    if not source.is_file():
+        raise SacdError(f"{source}: not a folder, tar or zip.")
     try:
-        if zipfile.is_zipfile(source):
-            pack = zipfile.ZipFile(source)  # may be read by several threads
-            return pack.namelist(), pack.read
-        archive = tarfile.open(source)  # noqa: SIM115 (stays open for `read`)
-        members = {member.name: member for member in files_in(archive, source)}
-    except BROKEN as error:
+        return open_archive(source)
+    except SacdError:
+        raise
+    except Exception as error:  # a damaged archive leads to whatever it leads to
         raise SacdError(f"{source}: not a folder, tar or zip ({error}).") from error
-
-    lock = Lock()  # a tar has one place at which it is read
-
-    def read(name: str) -> bytes:
-        file = archive.extractfile(members[name])
-        assert file is not None  # only regular files are members
-        with lock:
-            return file.read()
-
-    return list(members), read
-
-
-def _files_below(source: Path) -> list[str]:
-    """Paths of all files in a folder; an empty folder is an error, for it is an empty class."""
-    names = []
-    for folder, folders, files in os.walk(source, followlinks=True):
-        if folder != str(source) and not folders and not files:
-            raise SacdError(f"class '{Path(folder).name}' is empty ({folder}).")
-        names += [(Path(folder) / file).relative_to(source).as_posix() for file in files]
-    return names
-
-
-def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in EXTENSIONS and len(path.parts) >= 2
-
-
-def _entry(name: str) -> Entry:
-    parts = PurePosixPath(name).parts
-    split = parts[-3] if len(parts) >= 3 and parts[-3] in ("train", "val") else ""
-    return Entry(name, split, parts[-2])

@@ -8,12 +8,11 @@ are: unpacked they would be 1.3 million files, which a cluster's file system tak
 import re
 import tarfile
 import zlib
-from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
 from sacd.errors import SacdError
-from sacd.images.archives import files_in
+from sacd.images.archives import Files, files_in, require_small
 
 TRAIN, VAL = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
 KIT = "ILSVRC2012_devkit_t12.tar.gz"
@@ -28,7 +27,7 @@ def is_official(source: Path) -> bool:
     return (source / TRAIN).is_file()
 
 
-def open_official(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
+def open_official(source: Path) -> Files:
     """Names in ImageFolder layout (`train/<wnid>/<file>`, `val/<wnid>/<file>`), and their reader.
 
     Raises `SacdError` where one of the three files is missing or not what its name says.
@@ -43,11 +42,12 @@ def open_official(source: Path) -> tuple[list[str], Callable[[str], bytes]]:
 
     def read(name: str) -> bytes:
         archive, start, size = places[name]
+        require_small(size)
         with archive.open("rb") as file:
             file.seek(start)
             return file.read(size)
 
-    return list(places), read
+    return Files(list(places), read)
 
 
 def _train_places(path: Path) -> dict[str, Place]:
