@@ -18,8 +18,8 @@ class PerClass(Section):
 
 
 class Images(Section):
-    """Which images: `source` is "shapes", a folder, .tar or .zip in ImageFolder layout, or a folder
-    with ImageNet's official archives."""
+    """Which images: `source` is "shapes", a folder, .tar or .zip in a layout that
+    `sacd.images.layout` reads, or a folder with ImageNet's official archives."""
 
     source: str
     size: Annotated[int, Field(ge=32)]  # as the smallest photograph that is read

@@ -20,6 +20,8 @@ def plot_concepts(rows: dict[str, list[tuple[str, np.ndarray]]]) -> Figure:
             axis.spines[:].set_visible(False)
         for (label, strip), axis in zip(found, column[: len(found)], strict=True):
             axis.imshow(strip)
-            axis.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=7)
+            axis.set_ylabel(
+                label, rotation=0, ha="right", va="center", fontsize=7, parse_math=False
+            )
         column[0].set_title(backbone)
     return figure

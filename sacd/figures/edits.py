@@ -93,9 +93,12 @@ def plot_edit_examples(
                 axis.set(xticks=[], yticks=[])
                 axis.spines[:].set_visible(False)
                 if row == 0:
-                    axis.set_title(f"{backbone}\n{title}" if place == 0 else title, fontsize=7)
+                    shown = f"{backbone}\n{title}" if place == 0 else title
+                    axis.set_title(shown, fontsize=7, parse_math=False)
             if column == 0:
-                axes[row][0].set_ylabel(label, fontsize=7, rotation=0, ha="right", va="center")
+                axes[row][0].set_ylabel(
+                    label, fontsize=7, rotation=0, ha="right", va="center", parse_math=False
+                )
     return figure
 
 

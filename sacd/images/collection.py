@@ -1,20 +1,20 @@
-"""Photographs in ImageFolder layout, from a folder, a tar or a zip archive.
+"""Photographs from a folder, a tar or a zip archive: what there is, and which are chosen.
 
-The layout is `<class>/<image>`, or `train/<class>/<image>` beside `val/<class>/<image>`, below any
-number of outer folders. A folder may also hold ImageNet's official archives.
+How they may lie in it is told in `sacd.images.layout`. A folder may also hold ImageNet's official
+archives.
 """
 
 import csv
 import re
 from collections import defaultdict
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from sacd.errors import SacdError, unknown_name
 from sacd.images.archives import Files, open_archive
 from sacd.images.decoding import EXTENSIONS, SMALLEST, Unusable, load_square
-from sacd.images.folders import is_side, open_folder
+from sacd.images.folders import in_side_folder, open_folder
 from sacd.images.imagenet import is_official, open_official
 from sacd.images.layout import EXPECTED, Entry, place, suffix
 
@@ -47,12 +47,17 @@ class Collection:
                 f"{key}: {source}: a list of classes cannot be read ({error})."
             ) from error
         self.entries = sorted(layout.entries, key=lambda e: e.path)
-        links = [
-            (Entry(name, "", "" if name.endswith("/") else Path(name).parent.name), reason)
-            for name, reason in ((printable(n), printable(r)) for n, r in files.left_out.items())
-            if not any(map(is_side, Path(name).parts))
-        ]
-        self.left_out = sorted(layout.left_out + links, key=lambda pair: pair[0].path)
+        self._classes = {e.class_name for e in layout.entries} | {
+            e.class_name for e, _ in layout.left_out if e.class_name
+        }
+        links = [(printable(name), printable(why)) for name, why in files.left_out.items()]
+        self.left_out = sorted(
+            [
+                *layout.left_out,
+                *((self._link(name), why) for name, why in links if not in_side_folder(name)),
+            ],
+            key=lambda pair: pair[0].path,
+        )
 
     def read(self, path: str) -> bytes:
         """The bytes of a file; raises `Unusable` with the reason."""
@@ -64,17 +69,21 @@ class Collection:
             reason = getattr(error, "strerror", None) or error or type(error).__name__
             raise Unusable(f"unreadable: {reason}") from error
 
+    def _link(self, name: str) -> Entry:
+        parent = PurePosixPath(name).parent.name
+        return Entry(name, "", parent if parent in self._classes else "")
+
     def choose(
         self, classes: str | int | list[str], per_class: dict[str, int], seed: int
     ) -> dict[str, dict[str, list[Entry]]]:
         """Candidates of each split and class, in a random order fixed by `seed`.
 
-        With `train/` and `val/` folders (or `train/` and `test/`), test and val images come from
-        the latter, with all three each from its own; without such folders all three come from the
-        one set. Test images are taken from the front of a class, val images
-        from its back and train images from its middle outwards, so that changing one count does
-        not move images between splits while there are enough. A list is the whole pool left for
-        its split: take as many as are wanted and usable.
+        With `train/`, `val/` and `test/` folders each split has its own; with two, test and val
+        images come from the one beside `train/`; without such folders all three come from the one
+        set. Of images in common, test takes them from the front of a class, val from its back and
+        train from its middle outwards, so that changing one count does not move images between
+        splits while there are enough. A list is the whole pool left for its split: take as many as
+        are wanted and usable.
         """
         pools: dict[tuple[str, str], list[Entry]] = defaultdict(list)
         for entry in self.entries:
@@ -134,8 +143,7 @@ class Collection:
         return names
 
     def _named_classes(self, classes: str | int | list[str]) -> list[str]:
-        left_out = {entry.class_name for entry, _ in self.left_out}
-        known = sorted({entry.class_name for entry in self.entries} | (left_out - {""}))
+        known = sorted(self._classes)
         if classes == "all":
             return known
         if isinstance(classes, int):
@@ -151,6 +159,7 @@ class Collection:
 
 
 def printable(name: str) -> str:
+    """The name with every byte or character that cannot be printed written as `\\x..`."""
     return UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]) & 0xFF:02x}", name)
 
 

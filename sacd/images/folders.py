@@ -3,7 +3,7 @@
 import os
 import stat
 from collections import deque
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sacd.errors import SacdError
 from sacd.images.archives import Files, require_small
@@ -20,6 +20,11 @@ def is_side(name: str) -> bool:
     return name in SIDE or (name.startswith(".") and name not in (".", ".."))
 
 
+def in_side_folder(name: str) -> bool:
+    """Whether a path leads to or through a file or folder of `is_side`."""
+    return any(map(is_side, PurePosixPath(name).parts))
+
+
 def open_folder(source: Path) -> Files:
     """All files below a folder; a file or folder that links lead to twice is left out once.
 
@@ -29,16 +34,16 @@ def open_folder(source: Path) -> Files:
     names: list[str] = []
     left_out: dict[str, str] = {}
     real_source = os.path.realpath(source)
-    seen = {real_source}
+    seen = {real_source: "this folder"}  # real path -> the name it is read by
     links: deque[tuple[str, str]] = deque()
     _walk("", real_source, names, links, seen)
     while links:
         name, real = links.popleft()
         if real in seen or _holds(real, real_source):
             slash = "/" if os.path.isdir(real) else ""
-            left_out[name + slash] = f"a link to what is read already, or around it ({real})"
+            left_out[name + slash] = f"a link to {seen.get(real, 'a folder around this one')}"
             continue
-        seen.add(real)
+        seen[real] = name
         if os.path.isdir(real):
             _walk(name + "/", real, names, links, seen)
         else:  # also a link to nothing: reading it will say so
@@ -47,7 +52,7 @@ def open_folder(source: Path) -> Files:
 
 
 def _walk(
-    prefix: str, real: str, names: list[str], links: deque[tuple[str, str]], seen: set[str]
+    prefix: str, real: str, names: list[str], links: deque[tuple[str, str]], seen: dict[str, str]
 ) -> None:
     """Add the files below the folder `real` under `prefix`, and its links for a later look."""
     pending = [(prefix, real)]
@@ -64,7 +69,7 @@ def _walk(
             if entry.is_symlink():
                 links.append((prefix + entry.name, os.path.realpath(entry.path)))
             elif entry.path not in seen:  # a link outside led to a folder around one we know
-                seen.add(entry.path)
+                seen[entry.path] = prefix + entry.name
                 if entry.is_dir(follow_symlinks=False):
                     pending.append((f"{prefix}{entry.name}/", entry.path))
                 else:

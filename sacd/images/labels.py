@@ -66,7 +66,7 @@ def _rows(name: str, text: str) -> Iterable[dict[str, Any]]:
 
 def _label(row: dict[str, Any]) -> str:
     label = next((row[key] for key in LABELS if key in row), None)
-    return str(label).strip() if isinstance(label, str | int) else ""
+    return " ".join(str(label).split()) if isinstance(label, str | int) else ""
 
 
 def _text(data: bytes) -> str:

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 
 from sacd.errors import SacdError
 from sacd.images.decoding import EXTENSIONS
-from sacd.images.folders import is_side
+from sacd.images.folders import in_side_folder
 from sacd.images.labels import Read, from_lists, from_metadata
 
 SPLIT = re.compile(
@@ -54,7 +54,7 @@ def place(names: Iterable[str], read: Read) -> Layout:
     `read` gives the bytes of lists with classes. The split is "train", "val", "test" or, where
     there are no such folders, "". A `test` folder without classes is left alone.
     """
-    names = [name for name in names if not any(map(is_side, PurePosixPath(name).parts))]
+    names = sorted(name for name in names if not in_side_folder(name))
     images = [name for name in names if suffix(name) in EXTENSIONS]
     labels = from_metadata(names, read)
     if labels:
@@ -115,13 +115,13 @@ def _split_folders(images: list[str]) -> dict[str, Folder]:
     for folder in folders:
         if folder[:-1] in outer and (kind := split_kind(folder[-1])):
             found[kind].add(folder)
-    for kind, places in found.items():
+    for kind, places in sorted(found.items()):
         if len(places) > 1:
             first, second = sorted(map(_text, places))[:2]
             raise SacdError(
                 f"layout: {first} and {second} are both {kind} folders; expected is {EXPECTED}."
             )
-    return {kind: places.pop() for kind, places in found.items()}
+    return {kind: found[kind].pop() for kind in ("train", "val", "test") if kind in found}
 
 
 def _with_splits(
@@ -131,10 +131,7 @@ def _with_splits(
     outside = [n for n in images if not any(_is_below(n, top) for top in splits.values())]
     layout = Layout([], [(Entry(name, "", ""), f"lies outside {tops}") for name in outside])
     known: set[str] = set()
-    for kind in ("train", "val", "test"):
-        if kind not in splits:
-            continue
-        top = splits[kind]
+    for kind, top in splits.items():
         below = {name: _folder(name)[len(top) :] for name in images if _is_below(name, top)}
         below = _without_inner(below)
         flat = [name for name, rest in below.items() if not rest]
@@ -157,7 +154,8 @@ def _with_splits(
             if kind == "test":
                 continue  # without true classes, in a folder for form's sake
             raise SacdError(
-                f"layout: {_text(top)} and {_text(splits['train'])} have no class in common."
+                f"layout: {_text(top)} and {_text(splits['train'])} have no class in common; "
+                f"expected is {EXPECTED}."
             )
         known |= set(classes.values()) if kind == "train" else set()
         layout.entries += [Entry(name, kind, label) for name, label in classes.items()]
