@@ -93,6 +93,7 @@ class TestSplitFolders:
             (["train/x/a/*.png", "val/x/a/*.png"], "train/x/a/00.png lies deeper"),
             (["a/day1/*.png", "b/day1/*.png"], "images lie in a/day1/ and in b/day1/"),
             (["a/*.png", "a/more/*.png"], "images lie in a/ and in a/more/"),
+            (["test/images/*.png"], "test/: images without classes"),
             (["images/*.png"], "images/: images but no class folders"),
             (["*.png"], "no images in ImageFolder layout"),
         ],

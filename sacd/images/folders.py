@@ -3,6 +3,7 @@
 import os
 import stat
 from collections import deque
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from sacd.errors import SacdError
@@ -22,7 +23,14 @@ def is_side(name: str) -> bool:
 
 def in_side_folder(name: str) -> bool:
     """Whether a path leads to or through a file or folder of `is_side`."""
-    return any(map(is_side, PurePosixPath(name).parts))
+    folder, _, file = name.rstrip("/").rpartition("/")
+    return is_side(file) or any(map(is_side, parts(folder)))
+
+
+@lru_cache(maxsize=1024)  # a folder holds a thousand images, and parsing its path takes a while
+def parts(folder: str) -> tuple[str, ...]:
+    """The folders that a path with slashes leads through."""
+    return PurePosixPath(folder).parts
 
 
 def open_folder(source: Path) -> Files:

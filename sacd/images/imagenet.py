@@ -86,6 +86,7 @@ def _val_classes(source: Path) -> list[str]:
         for member in kit:
             for wanted in (TRUTH, CLASSES):
                 if member.name.endswith(wanted) and (file := kit.extractfile(member)):
+                    require_small(member.size)
                     texts[wanted] = file.read()
     try:
         synsets = loadmat(BytesIO(texts[CLASSES]), squeeze_me=True)["synsets"]

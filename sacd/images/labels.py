@@ -23,8 +23,8 @@ def from_metadata(names: Iterable[str], read: Read) -> dict[str, str]:
     """
     classes: dict[str, str] = {}
     for name in names:
-        path = PurePosixPath(name)
-        if path.name in METADATA:
+        path = PurePosixPath(name) if name.endswith(METADATA) else None
+        if path and path.name in METADATA:
             for row in _rows(path.name, _text(read(name))):
                 file, label = row.get("file_name"), _label(row)
                 if isinstance(file, str) and label:

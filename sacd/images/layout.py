@@ -11,10 +11,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from posixpath import splitext
 
 from sacd.errors import SacdError
 from sacd.images.decoding import EXTENSIONS
-from sacd.images.folders import in_side_folder
+from sacd.images.folders import in_side_folder, parts
 from sacd.images.labels import Read, from_lists, from_metadata
 
 SPLIT = re.compile(
@@ -74,7 +75,7 @@ def place(names: Iterable[str], read: Read) -> Layout:
 
 
 def suffix(name: str) -> str:
-    return PurePosixPath(name).suffix.lower()
+    return splitext(name)[1].lower()
 
 
 def split_kind(folder: str) -> str:
@@ -84,7 +85,7 @@ def split_kind(folder: str) -> str:
 
 
 def _folder(name: str) -> Folder:
-    return PurePosixPath(name).parts[:-1]
+    return parts(name.rpartition("/")[0])
 
 
 def _named_split(folder: Folder) -> str:
@@ -160,6 +161,8 @@ def _with_splits(
         known |= set(classes.values()) if kind == "train" else set()
         layout.entries += [Entry(name, kind, label) for name, label in classes.items()]
         layout.left_out += _unread(names, top, kind)
+    if not layout.entries:
+        raise SacdError(f"layout: {tops}: images without classes; expected is {EXPECTED}.")
     return layout
 
 
@@ -196,10 +199,13 @@ def _unread(names: list[str], top: Folder, split: str) -> list[tuple[Entry, str]
     """Files in class folders below `top` that are neither images nor known to be something else."""
     found = []
     for name in names:
-        folder, kind = _folder(name), suffix(name)
+        kind = suffix(name)
+        if kind in EXTENSIONS or kind in KNOWN:
+            continue
+        folder = _folder(name)
         if len(folder) == len(top) + 2 and folder[-1].lower() in INNER:
             folder = folder[:-1]
-        if len(folder) == len(top) + 1 and folder[:-1] == top and kind not in EXTENSIONS | KNOWN:
+        if len(folder) == len(top) + 1 and folder[:-1] == top:
             reason = f"type {kind} is not read" if kind else "without a suffix: type not known"
             found.append((Entry(name, split, folder[-1]), reason))
     return found
