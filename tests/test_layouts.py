@@ -78,6 +78,14 @@ class TestSplitFolders:
         assert [entry.path for entry, _ in left_out] == [f"more/a/0{i}.png" for i in range(3)]
         assert left_out[0][1] == "lies outside train/, val/"
 
+    def test_so_are_those_beside_class_folders(self, tmp_path: Path):
+        build(tmp_path, "train/z*.png", "train/a/*.png", "val/a/*.png", count=2)
+        collection = Collection(tmp_path)
+        assert [(entry.path, why) for entry, why in collection.left_out] == [
+            (f"train/z0{index}.png", "lies in no class folder") for index in range(2)
+        ]
+        assert {entry.class_name for entry in collection.entries} == {"a"}
+
     @pytest.mark.parametrize(
         ("layout", "message"),
         [
@@ -178,6 +186,15 @@ class TestMetadata:
         self.write(tmp_path / "train/metadata.csv", rows)
         with pytest.raises(SacdError, match=r"metadata .* none for train/05\.png"):
             Collection(tmp_path)
+
+    def test_files_of_types_that_are_not_read_are_left_out(self, tmp_path: Path):
+        build(tmp_path, "p/*.png", "p/x*.heic", count=2)
+        rows = [{"file_name": f"p/{n}", "label": "ant"} for n in ("00.png", "01.png", "x00.heic")]
+        self.write(tmp_path / "metadata.csv", rows)
+        left_out = Collection(tmp_path).left_out
+        assert [(e.path, e.class_name, why) for e, why in left_out] == [
+            ("p/x00.heic", "ant", "type .heic is not read")
+        ]
 
     def test_a_broken_one_is_one_message(self, tmp_path: Path):
         build(tmp_path, "train/*.png")

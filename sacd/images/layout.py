@@ -58,8 +58,8 @@ def place(names: Iterable[str], read: Read) -> Layout:
     names = sorted(name for name in names if not in_side_folder(name))
     images = [name for name in names if suffix(name) in EXTENSIONS]
     labels = from_metadata(names, read)
-    if labels:
-        return _with_labels(images, labels)
+    if labels and images:
+        return _with_labels(names, labels)
     images = [name for name in images if _folder(name)]  # others are in no class
     if not images:
         kinds = Counter(suffix(name) or "without a suffix" for name in names)
@@ -92,11 +92,14 @@ def _named_split(folder: Folder) -> str:
     return next((kind for part in reversed(folder) if (kind := split_kind(part))), "")
 
 
-def _with_labels(images: list[str], labels: dict[str, str]) -> Layout:
+def _with_labels(names: list[str], labels: dict[str, str]) -> Layout:
     layout = Layout([], [])
-    for name in images:
+    for name in names:
         split, label = _named_split(_folder(name)), labels.get(str(PurePosixPath(name)))
-        if label:
+        if suffix(name) not in EXTENSIONS:
+            if label:
+                layout.left_out.append((Entry(name, split, label), _why(name)))
+        elif label:
             layout.entries.append(Entry(name, split, label))
         elif split != "test":
             raise SacdError(f"layout: metadata with labels is there, but none for {name}.")
@@ -144,6 +147,7 @@ def _with_splits(
                     f"{EXPECTED}."
                 )
             classes = {name: rest[0] for name, rest in below.items() if rest}
+            layout.left_out += [(Entry(n, kind, ""), "lies in no class folder") for n in flat]
         else:
             classes = from_lists(flat, names, known, kind, read)
             if not classes and kind != "test":
@@ -206,9 +210,13 @@ def _unread(names: list[str], top: Folder, split: str) -> list[tuple[Entry, str]
         if len(folder) == len(top) + 2 and folder[-1].lower() in INNER:
             folder = folder[:-1]
         if len(folder) == len(top) + 1 and folder[:-1] == top:
-            reason = f"type {kind} is not read" if kind else "without a suffix: type not known"
-            found.append((Entry(name, split, folder[-1]), reason))
+            found.append((Entry(name, split, folder[-1]), _why(name)))
     return found
+
+
+def _why(name: str) -> str:
+    kind = suffix(name)
+    return f"type {kind} is not read" if kind else "without a suffix: type not known"
 
 
 def _without_inner(below: dict[str, Folder]) -> dict[str, Folder]:
