@@ -22,18 +22,18 @@ env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
 demo: env ## run the embedded experiment: tables and pictures in ten to twenty minutes
 	$(FORKING) snakemake
-	@$(RUN) python -m stages.show_results
+	@$(RUN) python -m workflow.show_results
 
 test: env ## check style, types, workflow and behaviour
-	$(RUN) ruff check sacd stages benchmarks tests workflow
-	$(RUN) ruff format --check sacd stages benchmarks tests workflow
+	$(RUN) ruff check sacd pipeline stages cli benchmarks tests workflow
+	$(RUN) ruff format --check sacd pipeline stages cli benchmarks tests workflow
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
 	$(FORKING) pytest
 
 plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
-	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m stages.plan
+	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m workflow.plan
 
 pull: env ## fetch recorded results (EXPERIMENT=NAME) and mark them as made
 	cd $(FOLDER) && $(RUN) dvc pull --allow-missing dvc.yaml
@@ -48,11 +48,11 @@ caches: env ## after a pull: make features and latents again, which are not stor
 
 pretrained: env ## train again the backbones and the prior that come in pretrained/ (hours)
 	$(RUN) snakemake models --directory experiments/pretrain
-	$(RUN) python -m stages.ship_models
+	$(RUN) python -m workflow.ship_models
 
 clean: ## remove .venv and the tools' caches; data and results stay
 	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache
-	find sacd stages tests -name __pycache__ -prune -exec rm -rf {} +
+	find sacd pipeline stages cli tests -name __pycache__ -prune -exec rm -rf {} +
 
 # Made again when the lock or the project's description changes. An environment that is there is
 # brought up to date, so that this works from inside it too.

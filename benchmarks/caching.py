@@ -26,13 +26,13 @@ import torch
 from harness import add_experiment, arguments_of, publish, synchronise
 from PIL import Image
 
+from pipeline.program import device
+from pipeline.settings.load import load_settings
 from sacd.backbones.backbone import Backbone
 from sacd.features.cache import BATCH, extract
 from sacd.images.collection import load_square
 from sacd.shards import Shards, write_shards
 from stages.cache_features import ROWS_PER_SHARD
-from stages.common import device
-from stages.settings import load_settings
 
 JPEGS, JPEG_SIZE = 200, (500, 375)
 

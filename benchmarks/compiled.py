@@ -17,9 +17,9 @@ from harness import add_experiment, arguments_of, elapsed, publish
 from sampling import by_us, measure, open_cases
 from training import Subject
 
+from pipeline.program import device
 from sacd.adapters.adapter import Adapter, compile_steps
 from sacd.numerics import numerics
-from stages.common import device
 
 DRAWN = {"steps": 8, "guidance": 5.0, "energy_guidance": 0.0}
 ROUNDS = 20

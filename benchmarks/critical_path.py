@@ -17,15 +17,15 @@ import pandas as pd
 import torch
 from harness import TRIES, add_experiment, arguments_of, publish, seconds_of
 
+from pipeline.program import device
+from pipeline.settings.load import load_settings
+from pipeline.settings.methods import AdapterMethod
+from pipeline.settings.sections import Settings
 from sacd.background import in_background
 from sacd.numerics import numerics
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards, write_shards
-from stages.common import device
 from stages.draw_samples import IMAGES_PER_SHARD
-from stages.method_sections import AdapterMethod
-from stages.sections import Settings
-from stages.settings import load_settings
 
 SHARDS = 3  # drawn in a row, with decoding in its place and by a thread
 

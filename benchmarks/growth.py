@@ -32,9 +32,9 @@ import torch
 import yaml
 from harness import arguments_of, publish
 
+from pipeline.code import ROOT
 from sacd.files import read_json
 from sacd.shards import Shards, write_shards
-from stages.code import ROOT
 
 # As they run: the stage, its options, and where its record lies if it is measured.
 STAGES = (

@@ -8,8 +8,9 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from stages.code import ROOT
-from stages.common import device, device_name
+from pipeline.code import ROOT
+from pipeline.program import device
+from pipeline.record import device_name
 
 TRIES = 3
 

@@ -20,9 +20,9 @@ from pathlib import Path
 import pandas as pd
 from harness import add_experiment, arguments_of, publish, seconds_of
 
+from pipeline.code import ROOT
 from sacd.files import read_json
-from stages.code import ROOT
-from stages.show_results import seconds_of_rules
+from workflow.show_results import seconds_of_rules
 
 OTHER_RUNS = ("pretrained", "experiments")  # folders of the root that other runs made
 
@@ -41,7 +41,7 @@ def main() -> None:
         "to read the workflow": ["snakemake", "--dry-run", "--quiet", "--directory", str(folder)],
         "to import train_adapter": importing("stages.train_adapter"),
         "to import make_tables": importing("stages.make_tables"),
-        "of sacd --help": [sys.executable, "-m", "stages.cli", "--help"],
+        "of sacd --help": [sys.executable, "-m", "cli.main", "--help"],
     }
     table = pd.DataFrame(
         [

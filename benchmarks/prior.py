@@ -16,16 +16,16 @@ import torch
 from harness import add_experiment, arguments_of, publish
 from torch import Tensor
 
+from pipeline.artefacts import PRIOR, backbone_folder, image_folder
+from pipeline.program import device
+from pipeline.settings.load import load_settings
 from sacd.backbones.backbone import Backbone
 from sacd.features.cache import extract
 from sacd.metrics.sets import frechet_distance
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from sacd.shards import Shards
-from stages.artefacts import PRIOR, backbone_folder, image_folder
-from stages.common import device
 from stages.plot_prior import GUIDANCE, dream
-from stages.settings import load_settings
 
 
 def main() -> None:

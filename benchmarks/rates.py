@@ -19,14 +19,15 @@ import torch
 import torch.nn.functional as F
 from harness import synchronise
 
+from pipeline.architecture import random_adapter, random_backbone, random_prior
+from pipeline.costs import operations
+from pipeline.program import device
+from pipeline.record import device_name
+from pipeline.settings.load import load_settings
 from sacd.files import write_json
 from sacd.numerics import conv_format, multiplies_bf16, numerics
 from sacd.prior.prior import decode, encode, latent_shape
-from stages.architecture import random_adapter, random_backbone, random_prior
-from stages.common import device, device_name
-from stages.plan import RATES
-from stages.settings import load_settings
-from stages.work import operations
+from workflow.plan import RATES
 
 
 def main() -> None:
@@ -58,7 +59,7 @@ def main() -> None:
 
 
 def kinds_of_work(settings: Any, batch: int) -> dict[str, Callable[[], Any]]:
-    """What is timed, by the kinds of `stages.work`: with the first backbone and adapter."""
+    """What is timed, by the kinds of `pipeline.costs`: with the first backbone and adapter."""
     here, layout = device(), conv_format(device())
     backbone = random_backbone(settings.backbones[settings.compare.backbones[0]])
     backbone.to(here, memory_format=layout)

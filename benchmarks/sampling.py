@@ -31,15 +31,16 @@ from diffusers import DDIMScheduler
 from harness import add_experiment, arguments_of, publish, synchronise
 from torch import Tensor
 
+from pipeline.inputs import spread_rows
+from pipeline.program import device, progress
+from pipeline.record import device_name
+from pipeline.settings.load import load_settings
 from sacd.metrics.features import feature_scores
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise
 from sacd.shards import Shards
-from stages.common import device, device_name, progress
-from stages.inputs import spread_rows
-from stages.settings import load_settings
 
 STEPS, GUIDANCES, ENERGY_GUIDANCES = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), (0.0, 0.5, 1.0)
 GUIDED_BELOW = 0.65

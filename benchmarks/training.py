@@ -30,6 +30,11 @@ from harness import add_experiment, arguments_of, publish
 from rates import matrix_product, rate
 from torch import Tensor
 
+from pipeline.costs import operations
+from pipeline.inputs import spread_rows, whitening_of
+from pipeline.program import device, progress
+from pipeline.settings.load import load_settings
+from pipeline.settings.methods import AdapterMethod
 from sacd.adapters.adapter import Adapter
 from sacd.adapters.registry import create_adapter, load_adapter
 from sacd.backbones.backbone import Backbone
@@ -41,11 +46,6 @@ from sacd.prior.prior import Prior, encode
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards
 from sacd.training.adapter import NOISE_EXPONENT, Pairs, train_adapter
-from stages.common import device, progress
-from stages.inputs import spread_rows, whitening_of
-from stages.method_sections import AdapterMethod
-from stages.settings import load_settings
-from stages.work import operations
 
 HELD_OUT = 32
 DRAWN = 40  # validation images

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from pipeline.artefacts import SPLITS, backbone_folder, feature_folder, image_folder
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder
+from pipeline.work_folder import content, work_folder
 from sacd.backbones.backbone import WEIGHTS, Backbone
 from sacd.features.cache import extract, measure_statistics
 from sacd.networks import CONFIG
 from sacd.shards import INDEX, Shards, fill_shards, publish_shards
-from stages.artefacts import SPLITS, backbone_folder, feature_folder, image_folder
-from stages.common import Clock, content, device, progress, run, work_folder
 
 ROWS_PER_SHARD = 1024
 
@@ -21,14 +23,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True)
     name = parser.parse_args().backbone
-    clock = Clock()
+    recorder = Recorder()
     folder = backbone_folder(name)
     backbone = Backbone.from_pretrained(folder).to(device())
     identity = [content(folder / file) for file in (CONFIG, WEIGHTS)]
     filled = {split: _extract(name, split, backbone, identity) for split in SPLITS}
     for split, work in filled.items():
         publish_shards(work, feature_folder(name, split))
-    clock.finish(
+    recorder.write(
         Path("features") / name / "record.json",
         {"backbone": vars(backbone.config), "files": identity},
     )

@@ -9,11 +9,7 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from sacd.files import read_json
-from sacd.networks import CONFIG, load_diffusers
-from sacd.prior.latents import decode_latents, encode_images
-from sacd.shards import INDEX, Shards, fill_shards, publish_shards
-from stages.artefacts import (
+from pipeline.artefacts import (
     AUTOENCODER,
     ROUND_TRIP,
     SPLITS,
@@ -21,21 +17,27 @@ from stages.artefacts import (
     image_folder,
     latent_folder,
 )
-from stages.common import Clock, content, device, progress, run, work_folder
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder
+from pipeline.work_folder import content, work_folder
+from sacd.files import read_json
+from sacd.networks import CONFIG, load_diffusers
+from sacd.prior.latents import decode_latents, encode_images
+from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 
 ROWS_PER_SHARD = 1024
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock = Clock()
+    recorder = Recorder()
     vae = load_diffusers(AutoencoderKL, AUTOENCODER).to(device())
     identity = [content(AUTOENCODER / file) for file in (CONFIG, VAE_WEIGHTS)]
     filled = {latent_folder(split): _encode(split, vae, identity) for split in SPLITS}
     filled[ROUND_TRIP] = _decode(Shards(filled[latent_folder("test")]), vae, identity)
     for folder, work in filled.items():
         publish_shards(work, folder)
-    clock.finish(
+    recorder.write(
         Path("latents/record.json"),
         {"autoencoder": read_json(AUTOENCODER / CONFIG), "files": identity},
     )

@@ -20,16 +20,17 @@ import argparse
 import pandas as pd
 from torch import Tensor
 
+from pipeline.artefacts import OTHER, edit_folder
+from pipeline.edits import Edited, Subjects, choose_subjects, edits_of
+from pipeline.examples import write_drawn
+from pipeline.methods import prepare_once
+from pipeline.observer import Observer, Scores
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.settings.sections import Settings
 from sacd.concepts.effects import landed, leaked, response
 from sacd.optimization import evenly_spaced
-from stages.artefacts import OTHER, edit_folder
-from stages.common import Clock, run
-from stages.drawn import write_drawn
-from stages.edits import Edited, Subjects, choose_subjects, edits_of
-from stages.methods import prepare_once
-from stages.observer import Observer, Scores
-from stages.sections import Settings
-from stages.settings import load_settings, pick
 
 EXAMPLES = 3  # images whose pictures are kept
 
@@ -40,14 +41,14 @@ def main() -> None:
     parser.add_argument("--edit", required=True)
     arguments = parser.parse_args()
     name, edit = arguments.backbone, arguments.edit
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.edits, edit, "edit")
     observer = Observer(settings, name)
     subjects = choose_subjects(settings, chosen, name, observer.factors)
     tables, examples = _draw(settings, edit, name, observer, subjects)
     folder = edit_folder(name, edit)
     write_drawn(folder, tables, examples)
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {
             "seed": settings.seed,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import torch
 
+from pipeline.artefacts import feature_folder, sample_folder
+from pipeline.methods import prepare
+from pipeline.program import progress, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.work_folder import content, work_folder
 from sacd.shards import INDEX, Arrays, Shards, finished, write_shards
-from stages.artefacts import feature_folder, sample_folder
-from stages.common import Clock, content, progress, run, work_folder
-from stages.methods import prepare
-from stages.settings import load_settings, pick
 
 IMAGES_PER_SHARD = 16
 
@@ -20,7 +22,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--method", required=True)
     arguments = parser.parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     backbone, name = arguments.backbone, arguments.method
     method = pick(settings.methods, name, "method")
     features = Shards(feature_folder(backbone, "test"))
@@ -52,7 +54,7 @@ def main() -> None:
         folder, work, features.ids, IMAGES_PER_SHARD, make, sections,
         progress(f"samples {backbone} {name}"),
     )  # fmt: skip
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         sections,
         seconds_per_image=(ended - started) / images if images else None,

@@ -12,6 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pipeline.artefacts import concept_folder, feature_folder
+from pipeline.inputs import load_backbone, load_masks, open_images, spread_rows
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder
+from pipeline.settings.concepts import ClassConcepts, FactoredConcepts, LabelledConcepts
+from pipeline.settings.load import load_settings, pick
 from sacd.concepts.directions import (
     Directions,
     activation_vector,
@@ -27,11 +33,6 @@ from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, write_json
 from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
-from stages.artefacts import concept_folder, feature_folder
-from stages.common import Clock, device, progress, run
-from stages.concept_sections import ClassConcepts, FactoredConcepts, LabelledConcepts
-from stages.inputs import load_backbone, load_masks, open_images, spread_rows
-from stages.settings import load_settings, pick
 
 LOCATIONS = 8192  # channel vectors that directions are found on, at most
 GRADIENT_IMAGES = 64  # at most, over which a class's direction is averaged
@@ -44,7 +45,7 @@ def main() -> None:
     parser.add_argument("--concepts", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.concepts
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.concepts, name, "set of concepts")
     shards, manifest = open_images("train")
     cached = Shards(feature_folder(backbone, "train"))
@@ -77,7 +78,7 @@ def main() -> None:
         directions.save(temporary / "directions.safetensors")
         save_file({"patches": patches}, temporary / "patches.safetensors")
         write_json(temporary / "accuracy.json", accuracy)
-    clock.finish(folder / "record.json", {"seed": settings.seed, "concepts": chosen.model_dump()})
+    recorder.write(folder / "record.json", {"seed": settings.seed, "concepts": chosen.model_dump()})
 
 
 def _factors(

@@ -8,23 +8,24 @@ import argparse
 
 from torch import Tensor
 
+from pipeline.artefacts import feature_folder, readout_folder
+from pipeline.evaluation import load_finder, read_parts
+from pipeline.inputs import open_images, spread_rows
+from pipeline.program import progress, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
 from sacd.concepts.labels import kinds_of
 from sacd.concepts.readout import Readout, fit_factor
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, write_json
 from sacd.shards import Shards
-from stages.artefacts import feature_folder, readout_folder
-from stages.common import Clock, progress, run
-from stages.evaluation import load_finder, read_parts
-from stages.inputs import open_images, spread_rows
-from stages.settings import load_settings, pick
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readout", required=True)
     name = parser.parse_args().readout
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.readouts, name, "readout")
     shards, manifest = open_images("train")
     cached = Shards(feature_folder(settings.compare.judge, "train"))
@@ -51,7 +52,7 @@ def main() -> None:
         temporary.mkdir()
         Readout(kinds, layers).save(temporary / "readout.safetensors")
         write_json(temporary / "accuracy.json", accuracy)
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {"seed": settings.seed, "readout": chosen.model_dump(), "judge": settings.compare.judge},
     )

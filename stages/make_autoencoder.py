@@ -4,6 +4,14 @@ import argparse
 
 from diffusers import AutoencoderKL
 
+from pipeline.artefacts import AUTOENCODER, image_folder
+from pipeline.inputs import load_images
+from pipeline.networks import obtain_network
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder, read_record
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Criticised, Settings
+from pipeline.work_folder import content, work_folder
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
@@ -14,17 +22,11 @@ from sacd.prior.latents import round_trip
 from sacd.prior.prior import save_autoencoder, shrinkage
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX
-from stages.artefacts import AUTOENCODER, image_folder
-from stages.common import Clock, content, device, progress, read_record, run, work_folder
-from stages.inputs import load_images
-from stages.make_backbone import obtain_network
-from stages.sections import Criticised, Settings
-from stages.settings import load_settings
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     if settings.prior.source == "train":
         vae, training = _train(settings)
     else:
@@ -39,7 +41,7 @@ def main() -> None:
                 f"the autoencoder of {settings.prior.source} (prior.source) shrinks images."
             )
     save_autoencoder(vae, AUTOENCODER)
-    clock.finish(
+    recorder.write(
         AUTOENCODER / "record.json",
         {
             "seed": settings.seed,

@@ -6,6 +6,13 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
+from pipeline.inputs import load_images
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder, read_record
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Settings
+from pipeline.work_folder import content, work_folder
 from sacd import parallel
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe, Trained, summary
@@ -19,16 +26,11 @@ from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX, Shards
-from stages.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
-from stages.common import Clock, content, device, progress, read_record, run, work_folder
-from stages.inputs import load_images
-from stages.sections import Settings
-from stages.settings import load_settings
 
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     if settings.prior.source == "train":
         prior, training = _train(settings)
     else:
@@ -40,7 +42,7 @@ def main() -> None:
     if not parallel.first():  # the first process writes what all have trained
         return
     prior.save(PRIOR)
-    clock.finish(
+    recorder.write(
         PRIOR / "record.json",
         {"seed": settings.seed, "prior": settings.prior.model_dump(include={"source", "unet"})},
         parameters_in_unet=sum(p.numel() for p in prior.unet.parameters()),

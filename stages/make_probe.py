@@ -6,23 +6,25 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 
+from pipeline.artefacts import image_folder, probe_folder
+from pipeline.inputs import load_images, load_masks
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder, read_record
+from pipeline.settings.load import load_settings, pick
+from pipeline.settings.sections import ProbeSettings
+from pipeline.work_folder import content, work_folder
 from sacd.files import atomic
 from sacd.metrics.finder import mask_iou, mask_logits, train_finder
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.shards import INDEX
-from stages.artefacts import image_folder, probe_folder
-from stages.common import Clock, content, device, progress, read_record, run, work_folder
-from stages.inputs import load_images, load_masks
-from stages.sections import ProbeSettings
-from stages.settings import load_settings, pick
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--probe", required=True)
     name = parser.parse_args().probe
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.probes, name, "probe")
     if chosen.source == "train":
         finder, training = _train(chosen, settings.seed, name)
@@ -32,7 +34,7 @@ def main() -> None:
     folder = probe_folder(name)
     with atomic(folder) as temporary:
         finder.half().save_pretrained(temporary)
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {"seed": settings.seed, "probe": chosen.model_dump()},
         training=training,

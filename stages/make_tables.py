@@ -10,9 +10,7 @@ from itertools import pairwise
 
 import pandas as pd
 
-from sacd.files import read_json, write_text
-from sacd.metrics.bootstrap import summarise
-from stages.artefacts import (
+from pipeline.artefacts import (
     REFERENCE_SCORES,
     REFERENCES,
     SHOWN,
@@ -21,10 +19,13 @@ from stages.artefacts import (
     sample_folder,
     score_file,
 )
-from stages.common import Clock, read_record, run
-from stages.sections import Compare, Settings
-from stages.settings import load_settings, training_folder
-from stages.tabular import interval, markdown, read_method_scores, write_csv
+from pipeline.program import run
+from pipeline.record import Recorder, read_record
+from pipeline.settings.load import load_settings, training_folder
+from pipeline.settings.sections import Compare, Settings
+from pipeline.tabular import interval, markdown, read_method_scores, write_csv
+from sacd.files import read_json, write_text
+from sacd.metrics.bootstrap import summarise
 
 METRICS = (
     "cos_median", "cos_mean", "cos_q05", "cos_pooled", "rel_l2", "top1_match", "top5_match",
@@ -44,7 +45,7 @@ AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     table = pd.DataFrame(
         [
             _summary(backbone, method, settings)
@@ -57,7 +58,7 @@ def main() -> None:
         write_csv(TABLES / f"{name}.csv", content)
     for name, text in (("main", _markdown(table)), ("methods", _methods(table))):
         write_text(TABLES / f"{name}.md", text)
-    clock.finish(TABLES / "record.json", settings.model_dump())
+    recorder.write(TABLES / "record.json", settings.model_dump())
 
 
 def _in_order(methods: list[str]) -> list[str]:

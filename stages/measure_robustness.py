@@ -14,16 +14,17 @@ import pandas as pd
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.artefacts import INPUT, PRIOR, robustness_folder
+from pipeline.disturbances import Level, Seen, levels_of, see
+from pipeline.examples import write_drawn
+from pipeline.inputs import load_backbone, others_of
+from pipeline.methods import DrawOnce, prepare_once
+from pipeline.program import device, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
 from sacd.metrics.features import class_scores, feature_scores
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
-from stages.artefacts import INPUT, PRIOR, robustness_folder
-from stages.common import Clock, device, run
-from stages.disturbances import Level, Seen, levels_of, see
-from stages.drawn import write_drawn
-from stages.inputs import load_backbone, others_of
-from stages.methods import DrawOnce, prepare_once
-from stages.settings import load_settings, pick
 
 ORIGINAL, AUTOENCODER, SHUFFLED = "original", "autoencoder", "shuffled"
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--disturbance", required=True)
     arguments = parser.parse_args()
     name, disturbance = arguments.backbone, arguments.disturbance
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.disturbances, disturbance, "disturbance")
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
@@ -50,7 +51,7 @@ def main() -> None:
                 examples.setdefault(method, []).append(images[len(images) // 2])
     folder = robustness_folder(name, disturbance)
     write_drawn(folder, tables, examples)
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {
             "seed": settings.seed,

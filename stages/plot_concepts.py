@@ -9,23 +9,24 @@ import argparse
 
 import pandas as pd
 
+from pipeline.artefacts import concept_file, concept_folder
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.tabular import write_csv
 from sacd.concepts.directions import Directions
 from sacd.figures.concepts import plot_concepts
 from sacd.figures.mosaic import mosaic
 from sacd.figures.style import save_figure
 from sacd.files import read_json
 from sacd.tensors import reading
-from stages.artefacts import concept_file, concept_folder
-from stages.common import Clock, run
-from stages.settings import load_settings, pick
-from stages.tabular import write_csv
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", required=True)
     name = parser.parse_args().concepts
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.concepts, name, "set of concepts")
     table, pictures = [], {}
     for backbone in settings.compare.backbones:
@@ -43,7 +44,7 @@ def main() -> None:
     path = concept_file(name)
     write_csv(path, pd.DataFrame(table))
     save_figure(plot_concepts(pictures), path.with_suffix(""))
-    clock.finish(
+    recorder.write(
         path.with_suffix(".record.json"),
         {"concepts": chosen.model_dump(), "backbones": settings.compare.backbones},
     )

@@ -11,16 +11,17 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from pipeline.artefacts import disentanglement_file, edit_folder, readout_folder
+from pipeline.edits import labelled
+from pipeline.examples import read_scores
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.tabular import write_csv
 from sacd.figures.edits import plot_disentanglement
 from sacd.figures.style import save_figure
 from sacd.files import read_json
 from sacd.metrics.bootstrap import summarise
-from stages.artefacts import disentanglement_file, edit_folder, readout_folder
-from stages.common import Clock, run
-from stages.drawn import read_scores
-from stages.edits import labelled
-from stages.settings import load_settings, pick
-from stages.tabular import write_csv
 
 NOISE = "other noise (floor)"
 SAMPLE = ["method", "image_id", "sample"]
@@ -32,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edit", required=True)
     name = parser.parse_args().edit
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.edits, name, "edit")
     accuracy = {
         factor: values["accuracy"]
@@ -55,7 +56,7 @@ def main() -> None:
     write_csv(path, table)
     shown = table[(table.method == chosen.methods[0])]
     save_figure(plot_disentanglement(shown, list(accuracy), NOISE), path.with_suffix(""))
-    clock.finish(
+    recorder.write(
         path.with_suffix(".record.json"),
         {
             "seed": settings.seed,

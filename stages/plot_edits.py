@@ -14,15 +14,16 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from pipeline.artefacts import OTHER, edit_file, edit_folder
+from pipeline.examples import read_examples, read_scores
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.tabular import interval, markdown, write_csv
 from sacd.figures.edits import PANELS, plot_edit_examples, plot_edits
 from sacd.figures.style import rgb, save_figure
 from sacd.files import write_text
 from sacd.metrics.bootstrap import summarise
-from stages.artefacts import OTHER, edit_file, edit_folder
-from stages.common import Clock, run
-from stages.drawn import read_examples, read_scores
-from stages.settings import load_settings, pick
-from stages.tabular import interval, markdown, write_csv
 
 METRICS = (
     "cos_of_asked", "rel_l2_of_asked", "landed", "across", "outside", "response", "plausible",
@@ -37,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edit", required=True)
     name = parser.parse_args().edit
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.edits, name, "edit")
     backbones = settings.compare.backbones
     folders = {backbone: edit_folder(backbone, name) for backbone in backbones}
@@ -50,7 +51,7 @@ def main() -> None:
     save_figure(plot_edits(table, chosen.type), path.with_suffix(""))
     pictures = {b: _examples(read_examples(folders[b]), scores[b], chosen.type) for b in backbones}
     save_figure(plot_edit_examples(pictures), path.with_name(f"{name}_examples"))
-    clock.finish(
+    recorder.write(
         path.with_suffix(".record.json"),
         {"seed": settings.seed, "edit": chosen.model_dump(), "backbones": backbones},
     )

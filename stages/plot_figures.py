@@ -4,6 +4,19 @@ import argparse
 
 import pandas as pd
 
+from pipeline.artefacts import (
+    FIGURES,
+    REFERENCE_SCORES,
+    ROUND_TRIP,
+    adapter_folder,
+    sample_folder,
+)
+from pipeline.inputs import open_images, rows_over_classes
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Settings
+from pipeline.tabular import read_method_scores, read_table
 from sacd.figures.intervals import plot_intervals
 from sacd.figures.reconstructions import Panel, plot_reconstructions
 from sacd.figures.style import rgb, save_figure, score_note
@@ -12,18 +25,6 @@ from sacd.figures.training import plot_training
 from sacd.files import read_json
 from sacd.metrics.images import pixel_spread
 from sacd.shards import Shards
-from stages.artefacts import (
-    FIGURES,
-    REFERENCE_SCORES,
-    ROUND_TRIP,
-    adapter_folder,
-    sample_folder,
-)
-from stages.common import Clock, run
-from stages.inputs import open_images, rows_over_classes
-from stages.sections import Settings
-from stages.settings import load_settings
-from stages.tabular import read_method_scores, read_table
 
 IMAGES_SHOWN = 3
 SAMPLES_SHOWN = 4
@@ -31,7 +32,7 @@ SAMPLES_SHOWN = 4
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     save_figure(plot_reconstructions(_rows(settings)), FIGURES / "reconstructions")
     table = read_table("main")
     metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
@@ -46,7 +47,7 @@ def main() -> None:
         for adapter in settings.compare.adapters
     }
     save_figure(plot_training(histories), FIGURES / "training")
-    clock.finish(FIGURES / "record.json", settings.compare.model_dump())
+    recorder.write(FIGURES / "record.json", settings.compare.model_dump())
 
 
 def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:

@@ -4,14 +4,15 @@ import argparse
 
 import numpy as np
 
+from pipeline.artefacts import layers_file, sample_folder
+from pipeline.inputs import open_images, rows_over_classes
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.tabular import read_table
 from sacd.figures.layers import plot_layers
 from sacd.figures.style import rgb, save_figure
 from sacd.shards import Shards
-from stages.artefacts import layers_file, sample_folder
-from stages.common import Clock, run
-from stages.inputs import open_images, rows_over_classes
-from stages.settings import load_settings, pick
-from stages.tabular import read_table
 
 IMAGES_SHOWN = 4
 
@@ -20,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", required=True)
     name = parser.parse_args().layers
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     backbones = pick(settings.layers, name, "comparison of layers")
     method = settings.compare.main_method
     test, manifest = open_images("test")
@@ -38,7 +39,7 @@ def main() -> None:
     table = read_table("main")
     path = layers_file(name)
     save_figure(plot_layers(table, backbones, method, strips), path.with_suffix(""))
-    clock.finish(path.with_suffix(".record.json"), {"layers": backbones, "method": method})
+    recorder.write(path.with_suffix(".record.json"), {"layers": backbones, "method": method})
 
 
 if __name__ == "__main__":

@@ -5,6 +5,10 @@ import argparse
 import torch
 from torch import Tensor
 
+from pipeline.artefacts import FIGURES, PRIOR, image_folder
+from pipeline.program import device, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings
 from sacd.figures.mosaic import plot_mosaics
 from sacd.figures.style import save_figure
 from sacd.numerics import numerics
@@ -13,9 +17,6 @@ from sacd.prior.prior import Prior, latent_shape
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.unconditional import sample_prior
 from sacd.shards import Shards
-from stages.artefacts import FIGURES, PRIOR, image_folder
-from stages.common import Clock, device, run
-from stages.settings import load_settings
 
 IMAGES = 32
 COLUMNS = 8
@@ -26,7 +27,7 @@ BATCH = 128
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))
     prior = Prior.from_pretrained(PRIOR).to(device())
@@ -35,7 +36,7 @@ def main() -> None:
         {"images of this experiment": real, "drawn by the prior": dreamt}, COLUMNS
     )
     save_figure(figure, FIGURES / "prior_samples")
-    clock.finish(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
+    recorder.write(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
 
 
 def dream(prior: Prior, count: int, size: int, seed: int, guidance: float = GUIDANCE) -> Tensor:

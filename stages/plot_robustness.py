@@ -6,14 +6,15 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from pipeline.artefacts import robustness_file, robustness_folder
+from pipeline.examples import read_examples, read_scores
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.tabular import write_csv
 from sacd.figures.robustness import plot_examples, plot_robustness
 from sacd.figures.style import rgb, save_figure
 from sacd.metrics.bootstrap import summarise
-from stages.artefacts import robustness_file, robustness_folder
-from stages.common import Clock, run
-from stages.drawn import read_examples, read_scores
-from stages.settings import load_settings, pick
-from stages.tabular import write_csv
 
 METRICS = (
     "cos_of_features", "cos_of_image", "judge_cos_of_image", "class_of_features", "class_of_image",
@@ -25,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--disturbance", required=True)
     name = parser.parse_args().disturbance
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.disturbances, name, "disturbance")
     rows, examples = [], {}
     for backbone in settings.compare.backbones:
@@ -40,7 +41,7 @@ def main() -> None:
     write_csv(path, table)
     save_figure(plot_robustness(table, name), path.with_suffix(""))
     save_figure(plot_examples(examples), path.with_name(f"{name}_examples"))
-    clock.finish(
+    recorder.write(
         path.with_suffix(".record.json"),
         {
             "seed": settings.seed,

@@ -15,16 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
+from pipeline.artefacts import MANIFEST, SKIPPED, SPLITS, image_folder
+from pipeline.program import progress, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Images
+from pipeline.work_folder import work_folder
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic
 from sacd.images import shapes
 from sacd.images.collection import Collection, Entry, Unusable, load_square
 from sacd.images.manifest import pack_mask, write_manifest
 from sacd.shards import fill_shards, publish_shards
-from stages.artefacts import MANIFEST, SKIPPED, SPLITS, image_folder
-from stages.common import Clock, progress, run, work_folder
-from stages.sections import Images
-from stages.settings import load_settings
 
 ROWS_PER_SHARD = 4096
 
@@ -33,7 +35,7 @@ Pixels = Callable[[Any], np.ndarray]  # a row of the manifest -> (size, size, 3)
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     if settings.images.source == "shapes":
         table, skipped, pixels = _generated(settings.images, settings.seed)
     else:
@@ -47,7 +49,7 @@ def main() -> None:
     with atomic(SKIPPED) as temporary:
         pd.DataFrame(skipped, columns=["path", "reason"]).to_csv(temporary, index=False)
     write_manifest(MANIFEST, table)
-    clock.finish(Path("data/record.json"), sections, skipped=len(skipped))
+    recorder.write(Path("data/record.json"), sections, skipped=len(skipped))
 
 
 def _fill(

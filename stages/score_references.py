@@ -12,9 +12,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from sacd import parallel
-from sacd.shards import INDEX, Shards
-from stages.artefacts import (
+from pipeline.artefacts import (
     MANIFEST,
     REFERENCE_SCORES,
     ROUND_TRIP,
@@ -22,8 +20,7 @@ from stages.artefacts import (
     sample_folder,
     score_file,
 )
-from stages.common import Clock, run
-from stages.evaluation import (
+from pipeline.evaluation import (
     load_eyes,
     load_truth,
     score_images,
@@ -32,9 +29,13 @@ from stages.evaluation import (
     set_scores,
     write_scores,
 )
-from stages.inputs import open_images
-from stages.sections import Settings
-from stages.settings import load_settings
+from pipeline.inputs import open_images
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Settings
+from sacd import parallel
+from sacd.shards import INDEX, Shards
 
 Images = Callable[[int, int], Tensor]
 
@@ -43,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True)
     backbone = parser.parse_args().backbone
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     truth = load_truth(backbone, settings)
     eyes = load_eyes(backbone, settings)
     sources = [
@@ -63,7 +64,7 @@ def main() -> None:
         return
     path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
-    clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))
+    recorder.write(path.with_suffix(".record.json"), scoring_sections(settings))
 
 
 def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:

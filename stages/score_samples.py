@@ -4,11 +4,8 @@ import argparse
 
 from torch import Tensor
 
-from sacd import parallel
-from sacd.shards import INDEX, Shards
-from stages.artefacts import sample_folder, score_file
-from stages.common import Clock, run
-from stages.evaluation import (
+from pipeline.artefacts import sample_folder, score_file
+from pipeline.evaluation import (
     load_eyes,
     load_truth,
     score_images,
@@ -17,7 +14,11 @@ from stages.evaluation import (
     set_scores,
     write_scores,
 )
-from stages.settings import load_settings
+from pipeline.program import run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings
+from sacd import parallel
+from sacd.shards import INDEX, Shards
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--method", required=True)
     arguments = parser.parse_args()
     backbone, method = arguments.backbone, arguments.method
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     truth = load_truth(backbone, settings)
     samples = Shards(sample_folder(backbone, method))
     samples.require_ids(truth.ids, "the test split")
@@ -42,7 +43,7 @@ def main() -> None:
     table.insert(0, "method", method)
     path = score_file(backbone, method)
     write_scores(path, table, {method: set_scores(judged, truth, drawn, settings)})
-    clock.finish(path.with_suffix(".record.json"), scoring_sections(settings))
+    recorder.write(path.with_suffix(".record.json"), scoring_sections(settings))
 
 
 if __name__ == "__main__":

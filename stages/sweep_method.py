@@ -12,6 +12,23 @@ from pathlib import Path
 import pandas as pd
 from torch import Tensor
 
+from pipeline.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
+from pipeline.evaluation import (
+    load_eyes,
+    load_truth,
+    probe_files,
+    score_images,
+    scoring_sections,
+)
+from pipeline.inputs import others_of
+from pipeline.methods import Draw, draw_all, prepare
+from pipeline.program import device, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.settings.methods import changed
+from pipeline.settings.sections import Settings, SweepSettings
+from pipeline.tabular import write_csv
+from pipeline.work_folder import content, work_folder
 from sacd.figures.style import save_figure
 from sacd.figures.sweep import plot_sweep
 from sacd.files import read_json, write_json
@@ -20,21 +37,6 @@ from sacd.metrics.scoring import Eyes, Truth
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX
-from stages.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
-from stages.common import Clock, content, device, run, work_folder
-from stages.evaluation import (
-    load_eyes,
-    load_truth,
-    probe_files,
-    score_images,
-    scoring_sections,
-)
-from stages.inputs import others_of
-from stages.method_sections import changed
-from stages.methods import Draw, draw_all, prepare
-from stages.sections import Settings, SweepSettings
-from stages.settings import load_settings, pick
-from stages.tabular import write_csv
 
 METRICS = (
     "cos_median", "top1_match", "judge_cos_median", "judge_top1_match", "object_iou",
@@ -48,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweep", required=True)
     name = parser.parse_args().sweep
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     sweep = pick(settings.sweeps, name, "sweep")
     table = pd.DataFrame(
         [
@@ -62,7 +64,7 @@ def main() -> None:
     shown = [metric for metric in METRICS if metric in table]
     varied = [key for key, values in sweep.over.items() if len(values) > 1]
     save_figure(plot_sweep(table, varied or list(sweep.over), shown), path.with_suffix(""))
-    clock.finish(
+    recorder.write(
         path.with_suffix(".record.json"),
         {
             "seed": settings.seed,

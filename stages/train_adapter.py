@@ -5,6 +5,19 @@ import sys
 
 import torch
 
+from pipeline.artefacts import (
+    PRIOR,
+    PRIOR_FILES,
+    adapter_folder,
+    feature_folder,
+    latent_folder,
+)
+from pipeline.inputs import others_of, spread_rows, whitening_of
+from pipeline.program import compiling, device, progress, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.settings.sections import AdapterSettings
+from pipeline.work_folder import content, work_folder
 from sacd import parallel
 from sacd.adapters.adapter import Adapter, AdapterConfig, compile_steps
 from sacd.adapters.registry import create_adapter
@@ -13,17 +26,6 @@ from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
 from sacd.shards import INDEX, Shards
 from sacd.training.adapter import Pairs, train_adapter, uses_condition
-from stages.artefacts import (
-    PRIOR,
-    PRIOR_FILES,
-    adapter_folder,
-    feature_folder,
-    latent_folder,
-)
-from stages.common import Clock, compiling, content, device, progress, run, work_folder
-from stages.inputs import others_of, spread_rows, whitening_of
-from stages.sections import AdapterSettings
-from stages.settings import load_settings, pick
 
 HELD_OUT = 64
 
@@ -34,7 +36,7 @@ def main() -> None:
     parser.add_argument("--adapter", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.adapter
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.adapters, name, "adapter")
     adapter, trained = _train(chosen, backbone, name, settings.seed)
     if not parallel.first():  # the first process writes what all have trained
@@ -43,7 +45,7 @@ def main() -> None:
     adapter.save(folder)
     used = uses_condition(trained.history)
     write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {"seed": settings.seed, "adapter": chosen.model_dump()},
         parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),

@@ -4,15 +4,17 @@ import argparse
 
 import torch
 
+from pipeline.artefacts import backbone_folder, decoder_folder, feature_folder, image_folder
+from pipeline.inputs import load_backbone, whitening_of
+from pipeline.program import device, progress, run
+from pipeline.record import Recorder
+from pipeline.settings.load import load_settings, pick
+from pipeline.work_folder import content, work_folder
 from sacd.backbones.backbone import WEIGHTS
 from sacd.baselines.decoder import DecoderConfig, FeatureDecoder, train_decoder
 from sacd.files import write_json
 from sacd.optimization import Recipe
 from sacd.shards import INDEX, Shards
-from stages.artefacts import backbone_folder, decoder_folder, feature_folder, image_folder
-from stages.common import Clock, content, device, progress, run, work_folder
-from stages.inputs import load_backbone, whitening_of
-from stages.settings import load_settings, pick
 
 
 def main() -> None:
@@ -21,7 +23,7 @@ def main() -> None:
     parser.add_argument("--decoder", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.decoder
-    clock, settings = Clock(), load_settings()
+    recorder, settings = Recorder(), load_settings()
     chosen = pick(settings.decoders, name, "decoder")
     features, images = Shards(feature_folder(backbone, "train")), Shards(image_folder("train"))
     features.require_ids(images.ids, str(images.folder))
@@ -61,7 +63,7 @@ def main() -> None:
     folder = decoder_folder(backbone, name)
     decoder.save(folder)
     write_json(folder / "training.json", {"history": trained.history})
-    clock.finish(
+    recorder.write(
         folder / "record.json",
         {"seed": settings.seed, "decoder": chosen.model_dump()},
         training_seconds=round(trained.seconds, 1),

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.artefacts import FIGURES, REPORT, SHOWN, TABLES
+from pipeline.page import picture, write_page
+from pipeline.program import run
+from pipeline.report_figures import more_figures
+from pipeline.settings.load import load_settings
+from pipeline.tabular import read_table
 from sacd.files import readable
-from stages.artefacts import FIGURES, REPORT, SHOWN, TABLES
-from stages.common import run
-from stages.page import picture, write_page
-from stages.report_figures import more_figures
-from stages.settings import load_settings
-from stages.tabular import read_table
 
 CAPTIONS = Path(__file__).parent.parent / "workflow/report"
 

@@ -295,8 +295,8 @@ def fixture_params() -> dict[str, Any]:
 @pytest.fixture
 def complaint(tmp_path: Path, fixture_params: dict[str, Any]) -> Callable[[dict[str, Any]], str]:
     """Call with {dotted path: value or LEFT_OUT} to change the fixture's; returns what is said."""
+    from pipeline.settings.load import load_settings
     from sacd.errors import SacdError
-    from stages.settings import load_settings
 
     def say(changes: dict[str, Any]) -> str:
         for path, value in changes.items():
@@ -344,7 +344,7 @@ def call_stage(
     """
 
     def call(name: str, *arguments: str) -> tuple[int, str]:
-        from stages.common import run
+        from pipeline.program import run
 
         main = import_module(f"stages.{name}").main
         monkeypatch.setattr(sys, "argv", [name, *arguments])

@@ -249,7 +249,7 @@ class TestStorage:
         assert not (tmp_path / "adapter").exists()
 
     def test_registered_types_are_those_of_the_settings(self):
-        from stages.sections import AdapterSettings
+        from pipeline.settings.sections import AdapterSettings
 
         allowed = AdapterSettings.model_fields["type"].annotation.__args__
         assert set(allowed) == set(ADAPTERS)

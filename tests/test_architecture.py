@@ -28,7 +28,14 @@ MODULES = {
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
 }  # by another name
-FORBIDDEN = {"argparse", "snakemake", "dvc", "stages", "yaml"}
+# What each of our packages may import, beside itself.
+OURS = {
+    "sacd": set(),
+    "pipeline": {"sacd"},
+    "stages": {"pipeline", "sacd"},
+    "cli": {"pipeline", "sacd"},
+}
+FORBIDDEN = {"argparse", "snakemake", "dvc", "pipeline", "stages", "cli", "yaml"}
 
 
 def modules(folder: Path) -> list[Path]:
@@ -73,6 +80,34 @@ class TestImports:
             ]
         assert backwards == []
 
+    def test_packages_import_one_way(self, repository: Path):
+        offences = [
+            f"{path.relative_to(repository)} imports {name}"
+            for package, allowed in OURS.items()
+            for path in modules(repository / package)
+            for name in imported(path)
+            if name.split(".")[0] in OURS.keys() - allowed - {package}
+        ]
+        assert offences == []
+
+    def test_a_program_imports_no_program(self, repository: Path):
+        offences = [
+            f"{path.relative_to(repository)} imports {name}"
+            for path in modules(repository / "stages")
+            for name in imported(path)
+            if name.startswith("stages.")
+        ]
+        assert offences == []
+
+    def test_stages_are_the_rules_programs(self, repository: Path):
+        rules = {
+            name
+            for path in (repository / "workflow/rules").glob("*.smk")
+            for name in re.findall(r"^rule (\w+):", path.read_text(), re.MULTILINE)
+        }
+        programs = {path.stem for path in modules(repository / "stages")} - {"__init__"}
+        assert programs == rules
+
     def test_the_library_knows_nothing_of_the_pipeline(self, repository: Path):
         offences = [
             f"{path.relative_to(repository)} imports {name}"
@@ -85,14 +120,14 @@ class TestImports:
     def test_nothing_is_unpickled(self, repository: Path):
         offences = [
             f"{path.relative_to(repository)} imports {name}"
-            for folder in ("sacd", "stages")
+            for folder in OURS
             for path in modules(repository / folder)
             for name in imported(path)
             if name.split(".")[0] in {"pickle", "joblib", "dill", "shelve"}
         ]
         offences += [
             f"{path.relative_to(repository)} calls {call}"
-            for folder in ("sacd", "stages")
+            for folder in OURS
             for path in modules(repository / folder)
             for call in re.findall(r"torch\.load\(|read_pickle\(|allow_pickle", path.read_text())
         ]
@@ -140,11 +175,11 @@ class TestRequirements:
         names |= {module for module, package in MODULES.items() if package in names}
         used = {
             name.split(".")[0]
-            for folder in ("sacd", "stages")
+            for folder in OURS
             for path in modules(repository / folder)
             for name in imported(path)
         }
-        foreign = used - {"sacd", "stages", *sys.stdlib_module_names}
+        foreign = used - {*OURS, *sys.stdlib_module_names}
         assert {canonicalize_name(name) for name in foreign} - names == set()
 
     def test_conda_installs_the_lock_for_a_python_that_fits(self, repository: Path):

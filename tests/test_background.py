@@ -19,10 +19,10 @@ from sacd.shards import Shards
 PATIENCE = 60  # seconds until a test gives up waiting
 DRAW_AS_ON_A_GPU = """\
 from torch.nn.attention import SDPBackend, sdpa_kernel
-import stages.draw_samples, stages.methods
+import stages.draw_samples, pipeline.methods
 
 stages.draw_samples.IMAGES_PER_SHARD = 2  # so that there are several
-stages.methods._behind = lambda decode: decode
+pipeline.methods._behind = lambda decode: decode
 with sdpa_kernel(SDPBackend.MATH):  # a CPU's threads would choose for each other
     stages.draw_samples.main()
 """

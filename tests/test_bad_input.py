@@ -69,7 +69,7 @@ class TestProcesses:
     def test_help_is_quick_and_needs_no_torch(self, tmp_path: Path, process: Callable):
         script = (
             "import sys; sys.argv = ['sacd', '--help']\n"
-            "from stages.cli import main\n"
+            "from cli.main import main\n"
             "try: main()\n"
             "finally: print({'torch', 'timm', 'pandas'} & set(sys.modules), file=sys.stderr)"
         )
@@ -84,7 +84,7 @@ class TestProcesses:
 
     def test_the_command_as_people_start_it(self, tmp_path: Path, process: Callable):
         done = process(
-            tmp_path, "-m", "stages.cli", "invert", "absent.png", "--adapter", ".", "--out", "x.png"
+            tmp_path, "-m", "cli.main", "invert", "absent.png", "--adapter", ".", "--out", "x.png"
         )
         message = one_message(done.returncode, done.stderr)
         assert message == "absent.png: cannot be read (No such file or directory).\n"

@@ -52,7 +52,7 @@ class TestInvert:
     def test_draws_as_the_experiments_method_does(
         self, experiment: Path, fixture_params: dict[str, Any]
     ):
-        from stages.one_image import how_to_draw
+        from cli.one_image import how_to_draw
 
         adapter = experiment / "adapters/tiny/spatial"
         assert how_to_draw(adapter, None, None) == {}
@@ -137,9 +137,9 @@ class TestExplain:
         assert rows == ["autoencoder (ceiling)", "no features (floor)", "sample 1", "sample 2"]
 
     def test_scores_are_those_of_the_library(self, experiment: Path, explain: Callable, capsys):
+        from cli.explain import explain as run
+        from cli.one_image import Request, open_request
         from sacd.metrics.features import feature_scores
-        from stages.explain import explain as run
-        from stages.one_image import Request, open_request
 
         adapter = Path("adapters/tiny/spatial")
         request = Request(Path("picture.png"), adapter, 2, Path("a.png"), 0, 2, 5.0)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages import code
-from stages.code import code_files, code_version
+from pipeline import code
+from pipeline.code import code_files, code_version
 
 STAGE = "stages.score_samples"
 
@@ -80,7 +80,7 @@ def test_code_counts(tree: Path, edit: Callable[[str], str]):
     "file",
     [
         "stages/score_samples.py",  # the stage itself
-        "stages/evaluation.py",  # what it imports
+        "pipeline/evaluation.py",  # what it imports
         "sacd/errors.py",  # what that imports, some steps on
         "sacd/metrics/__init__.py",  # a package on the way
     ],
@@ -97,9 +97,9 @@ def test_an_edit_elsewhere_does_not_count(tree: Path, file: str):
 
 
 def test_a_module_imported_inside_a_function_counts(tree: Path):
-    before = code_version("stages.cli")
+    before = code_version("cli.main")
     edit = replaced("digest()[:8]", "digest()[8:16]")
-    assert version_after(tree, "sacd/sampling/noise.py", edit, "stages.cli") != before
+    assert version_after(tree, "sacd/sampling/noise.py", edit, "cli.main") != before
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_a_new_import_brings_its_module_in(tree: Path, statement: str):
         return {path.as_posix() for path in code_files(STAGE)}
 
     assert "sacd/figures/style.py" not in files()
-    version_after(tree, "stages/inputs.py", lambda text: f"{text}\n{statement}\n")
+    version_after(tree, "pipeline/inputs.py", lambda text: f"{text}\n{statement}\n")
     assert "sacd/figures/style.py" in files()
 
 
@@ -124,7 +124,7 @@ def test_files_are_ours_sorted_and_relative(tree: Path):
     files = code_files(STAGE)
     assert list(files) == sorted(files)
     assert not any(path.is_absolute() for path in files)
-    assert {path.parts[0] for path in files} == {"sacd", "stages"}
+    assert {path.parts[0] for path in files} == {"sacd", "pipeline", "stages"}
     assert all((tree / path).exists() for path in files)
 
 
@@ -137,4 +137,6 @@ def test_the_version_does_not_depend_on_where_the_repository_lies(tree: Path, mo
 
 
 def test_stages_have_different_versions():
-    assert len({code_version(f"stages.{name}") for name in ("invert", "make_prior", "cli")}) == 3
+    assert (
+        len({code_version(name) for name in ("cli.invert", "stages.make_prior", "cli.main")}) == 3
+    )

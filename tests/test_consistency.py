@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from pipeline.settings.consistency import UNSEEN
+from pipeline.settings.load import load_settings
 from sacd.images import shapes
-from stages.consistency import UNSEEN
-from stages.settings import load_settings
 
 STEERED = {
     "compare.concepts": ["factors"],

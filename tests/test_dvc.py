@@ -124,7 +124,7 @@ class TestOnlyWhatDependsRunsAgain:
 
     def test_a_comment(self, mine: Checkout):
         """Snakemake sees none; DVC only the stages that the files belong to."""
-        for name in ("sacd/metrics/bootstrap.py", "stages/cli.py", "environment.yml"):
+        for name in ("sacd/metrics/bootstrap.py", "cli/main.py", "environment.yml"):
             path = mine.root / name
             path.write_text(path.read_text() + "\n# A comment.\n")
         assert NOTHING in mine.snakemake("--dry-run").stdout

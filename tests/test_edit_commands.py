@@ -9,11 +9,11 @@ import torch
 from conftest import normal, one_message
 from PIL import Image
 
+from cli.main import create_parser
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import mix_on_sphere, steer, transplant
 from sacd.concepts.regions import active_region
-from stages.cli import create_parser
 
 # What a command that draws is told besides.
 QUICK = ("--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2")
@@ -21,7 +21,7 @@ QUICK = ("--adapter", "adapters/tiny/spatial", "--steps", "2", "--samples", "2")
 
 def composed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[list[str]]:
     """The words of what `sacd compose` prints, in the current folder, line by line."""
-    from stages.cli import main
+    from cli.main import main
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["sacd", "compose", *arguments, "--out", "out.png", *QUICK])
@@ -52,7 +52,7 @@ class TestCommands:
         return call
 
     def test_steering_writes_a_strip_and_says_what_landed(self, call: Callable, capsys):
-        from stages.steer import SteerRequest, steer_image
+        from cli.steer import SteerRequest, steer_image
 
         status, stderr = call("steer", "a.png", "--concept", "stripes", "--strengths", "-2", "3")
         assert status == 0, stderr
@@ -71,10 +71,10 @@ class TestCommands:
         assert out.read_bytes() == Path("out.png").read_bytes()
 
     def test_steering_is_that_of_the_library(self, call: Callable, capsys):
+        from cli.one_image import square
+        from cli.steer import SteerRequest, steer_image
         from sacd.concepts.effects import landed
         from sacd.sampling.inverter import Inverter
-        from stages.one_image import square
-        from stages.steer import SteerRequest, steer_image
 
         adapter = Path("adapters/tiny/spatial")
         steer_image(
@@ -100,7 +100,7 @@ class TestCommands:
 
     @pytest.mark.parametrize("options", [["--where", "active"], ["--mask", "mask.png"]])
     def test_steering_is_bound_to_its_region(self, call: Callable, monkeypatch, options: list[str]):
-        import stages.steer
+        import cli.steer
 
         given = []
 
@@ -108,7 +108,7 @@ class TestCommands:
             given.append((features, region))
             return steer(features, vector, step, region)
 
-        monkeypatch.setattr(stages.steer, "steer", spy)
+        monkeypatch.setattr(cli.steer, "steer", spy)
         status, stderr = call("steer", "a.png", "--concept", "red", *options)
         assert status == 0, stderr
         found = Directions.load(Path("concepts/tiny/mine/directions.safetensors"))
@@ -121,7 +121,7 @@ class TestCommands:
     def test_composing_goes_along_the_path_that_is_named(
         self, experiment: Path, capsys, monkeypatch
     ):
-        from stages.compose import WAYS
+        from cli.compose import WAYS
 
         taken = []
 
@@ -136,7 +136,7 @@ class TestCommands:
         assert taken == [0.5]
 
     def test_a_transplant_takes_what_is_white(self, experiment: Path, capsys, monkeypatch):
-        import stages.compose
+        import cli.compose
 
         given = []
 
@@ -144,7 +144,7 @@ class TestCommands:
             given.append(region)
             return transplant(own, other, region)
 
-        monkeypatch.setattr(stages.compose, "transplant", spy)
+        monkeypatch.setattr(cli.compose, "transplant", spy)
         composed(capsys, "a.png", "b.png", "--mask", "mask.png")
         (region,) = given
         side = region.shape[-1]

@@ -16,6 +16,11 @@ from pydantic import TypeAdapter
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.edits import Subjects, edits_of, labelled
+from pipeline.evaluation import read_parts
+from pipeline.inputs import others_of, spread_rows
+from pipeline.settings.concepts import EditSettings
+from pipeline.settings.load import load_settings
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import transplant
@@ -24,11 +29,6 @@ from sacd.concepts.regions import active_region, centre, object_region, right_ha
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
-from stages.concept_sections import EditSettings
-from stages.edits import Subjects, edits_of, labelled
-from stages.evaluation import read_parts
-from stages.inputs import others_of, spread_rows
-from stages.settings import load_settings
 
 
 class TestRegions:

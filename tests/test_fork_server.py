@@ -28,7 +28,7 @@ sys.exit(3)
     "last": """\
 import os, time
 from pathlib import Path
-from stages.common import run
+from pipeline.program import run
 
 def main():
     Path("ids").write_text(f"{os.getpid()} {os.getppid()}")
@@ -168,11 +168,12 @@ import fork_server
 for library in fork_server.LIBRARIES:
     import_module(library)
 before, threads = set(sys.modules), os.listdir("/proc/self/task")
-assert not {"sacd", "stages"} & before  # else stages would have them from another folder
+OURS = ("sacd", "pipeline", "stages")
+assert not {*OURS} & before  # else stages would have them from another folder
 for path in Path("stages").glob("[a-z]*.py"):
     import_module(f"stages.{path.stem}")
 names = [Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in threads]
-ours = [name for name in set(sys.modules) - before if not name.startswith(("sacd", "stages"))]
+ours = [name for name in set(sys.modules) - before if not name.startswith(OURS)]
 print(len(ours), sorted(set(names) - {"python", "python3"}))
 """
     done = subprocess.run(

@@ -17,7 +17,7 @@ from dry_run import Job, planned
 from dvc.dependency.param import ParamsDependency
 from dvc.repo import Repo
 
-from stages.code import code_files
+from pipeline.code import code_files
 
 
 @pytest.fixture(scope="module")

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages import inputs, methods
-from stages.inputs import others_of
-from stages.settings import load_settings
+from pipeline import inputs, methods
+from pipeline.inputs import others_of
+from pipeline.settings.load import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 

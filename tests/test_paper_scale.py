@@ -17,14 +17,14 @@ from dry_run import planned
 from safetensors.torch import load_file
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.architecture import random_adapter, random_backbone, random_prior
+from pipeline.costs import Row, measure_costs, plan
+from pipeline.settings.load import load_settings
+from pipeline.settings.sections import Settings
 from sacd.errors import SacdError
 from sacd.prior.prior import NULL_PROMPT, Prior, latent_shape
 from sacd.prior.stable_diffusion import local_folder
-from stages.architecture import random_adapter, random_backbone, random_prior
-from stages.plan import hours, table
-from stages.sections import Settings
-from stages.settings import load_settings
-from stages.work import Row, measure_costs, plan
+from workflow.plan import hours, table
 
 EXPERIMENT = ROOT / "experiments/imagenet"
 # Where CI puts transformers: among the other packages it would slow the start of every program.

@@ -17,21 +17,21 @@ from sacd.files import read_json
 STAGES = """\
 import sys, time
 from sacd import parallel
-import stages.cache_features, stages.draw_samples, stages.evaluation
+import stages.cache_features, stages.draw_samples, pipeline.evaluation
 import stages.score_samples, stages.train_adapter
 
 stages.cache_features.ROWS_PER_SHARD = 4
 stages.draw_samples.IMAGES_PER_SHARD = 2
-stages.evaluation.IMAGES_PER_BATCH = 2
+pipeline.evaluation.IMAGES_PER_BATCH = 2
 parallel.BUCKET_BYTES = 2**16  # several buckets of gradients a step
-read_batch = stages.evaluation.load_file
+read_batch = pipeline.evaluation.load_file
 
 def read_late(path):  # when the other process may have written its result long ago
     time.sleep(0.5)
     return read_batch(path)
 
 if parallel.number():
-    stages.evaluation.load_file = read_late
+    pipeline.evaluation.load_file = read_late
 for name in sys.argv.pop().split(","):
     more = {"draw_samples": ["--method"], "score_samples": ["--method"],
             "train_adapter": ["--adapter"]}.get(name, [])

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from stages.cli import create_parser
-from stages.settings import load_settings
+from cli.main import create_parser
+from pipeline.settings.load import load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -227,7 +227,7 @@ class TestShipping:
         self, shipped: Path, monkeypatch: pytest.MonkeyPatch, call_stage: Callable
     ):
         before = sorted(shipped.rglob("*"))
-        monkeypatch.setattr("stages.ship_models.LIMIT_BYTES", 1000)
+        monkeypatch.setattr("workflow.ship_models.LIMIT_BYTES", 1000)
         status, message = call_stage("ship_models")
         assert status == 1
         assert "bytes, more than may ship (1000)" in message

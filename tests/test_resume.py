@@ -37,8 +37,8 @@ def killing(self, *arguments, **more):
 
 torch.optim.AdamW.step = killing
 sys.argv = ["train_adapter", "--backbone", "tiny_a", "--adapter", "spatial"]
-import stages.common, stages.train_adapter
-stages.common.run(stages.train_adapter.main)
+import pipeline.program, stages.train_adapter
+pipeline.program.run(stages.train_adapter.main)
 """
 # A stage that is killed when a function of `owner` is called for the nth time: never, where n is 0.
 KILLED = """\
@@ -62,7 +62,7 @@ program.main()
 EXTRACTING = ("stages.cache_features", "extract")
 SAMPLING = ("sacd.sampling.inverter:Inverter", "draw_latents")
 TRYING = ("stages.sweep_method", "_try")
-DRAWING = ("stages.methods", "draw_all")
+DRAWING = ("pipeline.methods", "draw_all")
 
 
 @pytest.fixture

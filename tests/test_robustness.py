@@ -12,6 +12,7 @@ from conftest import Checkout, normal
 from PIL import Image
 from safetensors.torch import load_file
 
+from pipeline.settings.sections import Corruption
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.figures.layers import METRICS, plot_layers
@@ -25,7 +26,6 @@ from sacd.robustness.features import (
     drop_channels,
     quantise,
 )
-from stages.sections import Corruption
 
 PRETRAINED = Path(__file__).parent.parent / "pretrained"
 

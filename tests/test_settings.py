@@ -8,8 +8,8 @@ import pytest
 import yaml
 from conftest import LEFT_OUT
 
+from pipeline.settings.load import load_settings, section
 from sacd.errors import SacdError
-from stages.settings import load_settings, section
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = sorted(

@@ -38,7 +38,7 @@ def test_outside_the_main_thread_nothing_is_noted():
 @pytest.mark.parametrize("request_", REQUESTS)
 def test_elsewhere_it_ends_the_stage_in_order(request_: signal.Signals):
     program = (
-        "import os, sys, time\nfrom stages.common import run\n"
+        "import os, sys, time\nfrom pipeline.program import run\n"
         "def main():\n"
         "    try:\n"
         f"        os.kill(os.getpid(), {int(request_)})\n"

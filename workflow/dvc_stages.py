@@ -15,7 +15,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from stages.code import code_files  # noqa: E402
+from pipeline.code import code_files  # noqa: E402
 
 HEADER = """\
 # Written by `python workflow/dvc_stages.py`; the same file serves every experiment, by a link.

@@ -17,10 +17,10 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
-from stages.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS
-from stages.code import code_version
-from stages.report_figures import more_figures
-from stages.settings import load_settings, section
+from pipeline.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS
+from pipeline.code import code_version
+from pipeline.report_figures import more_figures
+from pipeline.settings.load import load_settings, section
 
 try:
     SETTINGS = load_settings()

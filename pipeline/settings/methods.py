@@ -4,9 +4,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from pipeline.settings.mistakes import short
+from pipeline.settings.section import Name, Positive, Section, Share
 from sacd.errors import SacdError
-from stages.mistakes import short
-from stages.section import Name, Positive, Section, Share
 
 
 class RefinementSettings(Section):

@@ -8,14 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sacd.concepts.directions import Directions
-from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
-from sacd.concepts.labels import kinds_of
-from sacd.concepts.regions import active_region, centre, object_region, right_half
-from sacd.errors import SacdError
-from sacd.shards import Shards
-from stages.artefacts import concept_folder, feature_folder
-from stages.concept_sections import (
+from pipeline.artefacts import concept_folder, feature_folder
+from pipeline.inputs import load_masks, open_images, others_of, spread_rows
+from pipeline.settings.concepts import (
     EditSettings,
     LabelledConcepts,
     Mixture,
@@ -24,8 +19,13 @@ from stages.concept_sections import (
     Transplant,
     Union,
 )
-from stages.inputs import load_masks, open_images, others_of, spread_rows
-from stages.sections import Settings
+from pipeline.settings.sections import Settings
+from sacd.concepts.directions import Directions
+from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
+from sacd.concepts.labels import kinds_of
+from sacd.concepts.regions import active_region, centre, object_region, right_half
+from sacd.errors import SacdError
+from sacd.shards import Shards
 
 BACKBONE, JUDGE = EYES = ("", "judge_")  # prefixes of what the backbone and the judge say
 

@@ -6,6 +6,8 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import Tensor
 
+from pipeline.networks import backbone_config
+from pipeline.settings.sections import AdapterSettings, BackboneSettings, Settings
 from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import create_adapter
 from sacd.backbones.backbone import Backbone, create_network
@@ -13,8 +15,6 @@ from sacd.features.whitening import Whitening
 from sacd.prior.autoencoder import create_autoencoder
 from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
 from sacd.prior.prior import Prior, shrinkage
-from stages.make_backbone import backbone_config
-from stages.sections import AdapterSettings, BackboneSettings, Settings
 
 # Stable Diffusion 1 (Rombach et al. 2022), which MiniSD is; its other options are diffusers' own.
 SD_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}

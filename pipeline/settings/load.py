@@ -6,12 +6,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from pipeline.artefacts import adapter_folder, decoder_folder
+from pipeline.settings.consistency import require_consistent
+from pipeline.settings.methods import AdapterMethod, DecoderMethod
+from pipeline.settings.mistakes import explain
+from pipeline.settings.sections import Settings
 from sacd.errors import SacdError, unknown_name
-from stages.artefacts import adapter_folder, decoder_folder
-from stages.consistency import require_consistent
-from stages.method_sections import AdapterMethod, DecoderMethod
-from stages.mistakes import explain
-from stages.sections import Settings
 
 PARAMS = Path("params.yaml")
 

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from stages.common import run
+from pipeline.program import run
 
 # torch takes seconds to import: `sacd --help` must not.
 
@@ -35,8 +35,8 @@ def _add_invert(commands: Any) -> None:
 
 
 def _invert(**arguments: Any) -> None:
-    from stages.invert import invert
-    from stages.one_image import Request
+    from cli.invert import invert
+    from cli.one_image import Request
 
     invert(Request(**arguments))
 
@@ -50,8 +50,8 @@ def _add_explain(commands: Any) -> None:
 
 
 def _explain(**arguments: Any) -> None:
-    from stages.explain import explain
-    from stages.one_image import Request
+    from cli.explain import explain
+    from cli.one_image import Request
 
     explain(Request(**arguments))
 
@@ -77,7 +77,7 @@ def _add_steer(commands: Any) -> None:
 
 
 def _steer(**arguments: Any) -> None:
-    from stages.steer import SteerRequest, steer_image
+    from cli.steer import SteerRequest, steer_image
 
     steer_image(SteerRequest(**arguments))
 
@@ -96,7 +96,7 @@ def _add_compose(commands: Any) -> None:
 
 
 def _compose(**arguments: Any) -> None:
-    from stages.compose import ComposeRequest, compose
+    from cli.compose import ComposeRequest, compose
 
     compose(ComposeRequest(**arguments))
 
@@ -113,7 +113,7 @@ def _add_learn(commands: Any) -> None:
 
 
 def _learn(**arguments: Any) -> None:
-    from stages.learn import LearnRequest, learn
+    from cli.learn import LearnRequest, learn
 
     learn(LearnRequest(**arguments))
 

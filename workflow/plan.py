@@ -7,11 +7,11 @@ list of images.
 
 import argparse
 
+from pipeline.code import ROOT
+from pipeline.costs import Row, add, measure_costs, plan
+from pipeline.program import run
+from pipeline.settings.load import load_settings
 from sacd.files import read_json
-from stages.code import ROOT
-from stages.common import run
-from stages.settings import load_settings
-from stages.work import Row, add, measure_costs, plan
 
 RATES = ROOT / "benchmarks" / "rates"
 # Rules without a row, and what in `compare` asks for them. All others take minutes.

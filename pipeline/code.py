@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-OURS = ("sacd", "stages")
+OURS = ("sacd", "pipeline", "stages", "cli")
 
 
 @cache

@@ -6,12 +6,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from cli.one_image import read_file
+from pipeline.program import device, progress
 from sacd.concepts.directions import Directions, activation_vector, locations
 from sacd.errors import SacdError
 from sacd.images.collection import Unusable, load_square
 from sacd.sampling.inverter import Inverter
-from stages.common import device, progress
-from stages.one_image import read_file
 
 BATCH = 32
 LOCATIONS = 8192  # channel vectors on which a direction is measured, at most

@@ -8,6 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.artefacts import feature_folder, image_folder
+from pipeline.inputs import open_images, spread_rows
+from pipeline.program import device
+from pipeline.settings.sections import (
+    Attack,
+    Corruption,
+    DisturbanceSettings,
+    FeatureDisturbance,
+    Settings,
+    Unseen,
+)
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.features.cache import extract
@@ -23,17 +34,6 @@ from sacd.robustness.features import (
 )
 from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.shards import Shards
-from stages.artefacts import feature_folder, image_folder
-from stages.common import device
-from stages.inputs import open_images, spread_rows
-from stages.sections import (
-    Attack,
-    Corruption,
-    DisturbanceSettings,
-    FeatureDisturbance,
-    Settings,
-    Unseen,
-)
 
 UNDISTURBED = "none"
 CHANNEL_IMAGES = 512  # at most, to measure how far each channel goes

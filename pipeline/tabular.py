@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from pipeline.artefacts import TABLES, score_file
 from sacd.files import atomic, readable
-from stages.artefacts import TABLES, score_file
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:

@@ -6,11 +6,11 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from cli.one_image import Request, draw, open_request, require_kind
+from cli.steer import KINDS, read_mask, save_strip
 from sacd.concepts.edits import mix, mix_on_sphere, transplant
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
-from stages.one_image import Request, draw, open_request, require_kind
-from stages.steer import KINDS, read_mask, save_strip
 
 WAYS = {"line": mix, "sphere": mix_on_sphere}
 

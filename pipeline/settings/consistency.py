@@ -2,11 +2,11 @@
 
 from collections.abc import Collection
 
+from pipeline.artefacts import INPUT, OTHER, REFERENCE_SCORES, REFERENCES
+from pipeline.settings.concepts import LabelledConcepts, Removal, Steering, Transplant, Union
+from pipeline.settings.methods import AdapterMethod, DecoderMethod, changed
+from pipeline.settings.sections import BackboneSettings, Settings, Training, Unseen
 from sacd.errors import SacdError, unknown_name
-from stages.artefacts import INPUT, OTHER, REFERENCE_SCORES, REFERENCES
-from stages.concept_sections import LabelledConcepts, Removal, Steering, Transplant, Union
-from stages.method_sections import AdapterMethod, DecoderMethod, changed
-from stages.sections import BackboneSettings, Settings, Training, Unseen
 
 # As in sacd.images.shapes, which is not imported: all stages would depend on the generator.
 UNSEEN = ("shape", "fill", "background")

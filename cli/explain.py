@@ -5,6 +5,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cli.one_image import Request, draw, open_request, require_kind
+from pipeline.page import picture, write_page
 from sacd.errors import SacdError
 from sacd.figures.explanation import Seen, plot_explanation
 from sacd.figures.style import render, rgb, score_note
@@ -12,8 +14,6 @@ from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores, location_cosines
 from sacd.metrics.images import pixel_spread, psnr_db
 from sacd.sampling.inverter import Inverter
-from stages.one_image import Request, draw, open_request, require_kind
-from stages.page import picture, write_page
 
 KINDS = (".html", ".png", ".pdf")
 HOW_TO_READ = (

@@ -9,6 +9,28 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.artefacts import (
+    PRIOR,
+    PRIOR_FILES,
+    adapter_folder,
+    backbone_folder,
+    decoder_folder,
+    feature_folder,
+    image_folder,
+)
+from pipeline.inputs import load_backbone
+from pipeline.program import compiling, device, progress
+from pipeline.settings.methods import (
+    AdapterMethod,
+    DecoderMethod,
+    GuidanceMethod,
+    MethodSettings,
+    NearestMethod,
+    PixelMethod,
+    with_samples,
+)
+from pipeline.settings.sections import Settings
+from pipeline.work_folder import content, work_folder
 from sacd.adapters.adapter import compile_steps
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import WEIGHTS
@@ -27,27 +49,6 @@ from sacd.sampling.refinement import Refinement
 from sacd.sampling.selection import best_of
 from sacd.shards import INDEX, Arrays, Made, Shards, finished
 from sacd.tensors import reading, write_tensors
-from stages.artefacts import (
-    PRIOR,
-    PRIOR_FILES,
-    adapter_folder,
-    backbone_folder,
-    decoder_folder,
-    feature_folder,
-    image_folder,
-)
-from stages.common import compiling, content, device, progress, work_folder
-from stages.inputs import load_backbone
-from stages.method_sections import (
-    AdapterMethod,
-    DecoderMethod,
-    GuidanceMethod,
-    MethodSettings,
-    NearestMethod,
-    PixelMethod,
-    with_samples,
-)
-from stages.sections import Settings
 
 ROWS = 256  # of the training set that are compared at once
 

@@ -7,6 +7,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cli.one_image import Opened, Request, draw, open_request, read_file, require_kind, square
+from pipeline.artefacts import concept_folder
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import steer
 from sacd.concepts.effects import landed, leaked
@@ -16,8 +18,6 @@ from sacd.figures.edits import plot_edit_examples
 from sacd.figures.style import render, rgb
 from sacd.files import atomic
 from sacd.sampling.inverter import experiment_of
-from stages.artefacts import concept_folder
-from stages.one_image import Opened, Request, draw, open_request, read_file, require_kind, square
 
 KINDS = (".png", ".pdf")
 

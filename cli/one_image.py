@@ -8,14 +8,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from pipeline.program import device
+from pipeline.settings.load import PARAMS, load_settings
+from pipeline.settings.methods import AdapterMethod
 from sacd.errors import SacdError
 from sacd.figures.mosaic import mosaic
 from sacd.files import atomic
 from sacd.images.collection import Unusable, load_square
 from sacd.sampling.inverter import Inverter, experiment_of
-from stages.common import device
-from stages.method_sections import AdapterMethod
-from stages.settings import PARAMS, load_settings
 
 
 @dataclass(frozen=True)

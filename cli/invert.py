@@ -2,8 +2,8 @@
 
 import torch
 
+from cli.one_image import Request, draw, image_format, open_request, save_mosaic
 from sacd.metrics.features import feature_scores
-from stages.one_image import Request, draw, image_format, open_request, save_mosaic
 
 
 def invert(request: Request) -> None:

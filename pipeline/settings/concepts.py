@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.section import Name, Positive, Section
+from pipeline.settings.section import Name, Positive, Section
 
 
 class Concepts(Section):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from stages.artefacts import FIGURES, LOGS, REPORT, SHOWN, TABLES
-from stages.common import run
-from stages.tabular import read_table
+from pipeline.artefacts import FIGURES, LOGS, REPORT, SHOWN, TABLES
+from pipeline.program import run
+from pipeline.tabular import read_table
 
 
 def main() -> None:

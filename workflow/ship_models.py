@@ -10,6 +10,9 @@ from pathlib import Path
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from pipeline.artefacts import image_folder
+from pipeline.program import device, run
+from pipeline.record import read_record
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.features.cache import extract
@@ -18,8 +21,6 @@ from sacd.metrics.features import class_scores, feature_scores
 from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
 from sacd.shards import Shards
-from stages.artefacts import image_folder
-from stages.common import device, read_record, run
 
 EXPERIMENT = Path("experiments/pretrain")
 TRAINED = EXPERIMENT / "models"

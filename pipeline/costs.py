@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from sacd.adapters.adapter import Adapter
-from sacd.errors import SacdError
-from sacd.images import shapes
-from sacd.images.collection import Collection
-from sacd.numerics import numerics
-from sacd.prior.prior import Prior, decode, encode, latent_shape
-from stages.architecture import random_adapter, random_backbone, random_prior
-from stages.artefacts import SPLITS
-from stages.method_sections import (
+from pipeline.architecture import random_adapter, random_backbone, random_prior
+from pipeline.artefacts import SPLITS
+from pipeline.settings.methods import (
     AdapterMethod,
     GuidanceMethod,
     MethodSettings,
@@ -31,7 +25,13 @@ from stages.method_sections import (
     PixelMethod,
     changed,
 )
-from stages.sections import Settings
+from pipeline.settings.sections import Settings
+from sacd.adapters.adapter import Adapter
+from sacd.errors import SacdError
+from sacd.images import shapes
+from sacd.images.collection import Collection
+from sacd.numerics import numerics
+from sacd.prior.prior import Prior, decode, encode, latent_shape
 
 HALF = 2  # bytes of a number in fp16
 CHECKPOINTED = 16  # bytes a trained weight: itself, its average and AdamW's two moments in fp32

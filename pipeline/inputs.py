@@ -7,13 +7,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from pipeline.artefacts import MANIFEST, backbone_folder, image_folder
+from pipeline.program import device
 from sacd.backbones.backbone import Backbone
 from sacd.features.whitening import Whitening, measure_whitening
 from sacd.images.manifest import read_manifest, unpack_masks
 from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
-from stages.artefacts import MANIFEST, backbone_folder, image_folder
-from stages.common import device
 
 WHITENING_IMAGES = 2048  # at most
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stages.artefacts import (
+from pipeline.artefacts import (
     concept_file,
     disentanglement_file,
     edit_file,
@@ -10,7 +10,7 @@ from stages.artefacts import (
     robustness_file,
     sweep_file,
 )
-from stages.sections import Compare
+from pipeline.settings.sections import Compare
 
 
 def more_figures(compare: Compare) -> list[tuple[str, str, Path]]:

@@ -9,6 +9,11 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.artefacts import PROBE_WEIGHTS, feature_folder, image_folder, probe_folder
+from pipeline.inputs import load_backbone, load_masks, spread_rows
+from pipeline.program import device, progress
+from pipeline.settings.sections import Settings
+from pipeline.work_folder import content, work_folder
 from sacd import parallel
 from sacd.concepts.readout import pool_parts
 from sacd.files import atomic, write_json
@@ -18,10 +23,6 @@ from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
 from sacd.shards import INDEX, Shards
 from sacd.tensors import write_tensors
-from stages.artefacts import PROBE_WEIGHTS, feature_folder, image_folder, probe_folder
-from stages.common import content, device, progress, work_folder
-from stages.inputs import load_backbone, load_masks, spread_rows
-from stages.sections import Settings
 
 IMAGES_PER_BATCH = 16
 ROWS_PER_READ = 1024

@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from stages.concept_sections import ConceptSettings, EditSettings, ReadoutSettings
-from stages.method_sections import MethodSettings
-from stages.section import Name, Positive, Section, Share
+from pipeline.settings.concepts import ConceptSettings, EditSettings, ReadoutSettings
+from pipeline.settings.methods import MethodSettings
+from pipeline.settings.section import Name, Positive, Section, Share
 
 
 class PerClass(Section):

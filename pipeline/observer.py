@@ -3,18 +3,18 @@
 from diffusers import UNet2DModel
 from torch import Tensor
 
+from pipeline.artefacts import feature_folder, readout_folder
+from pipeline.disturbances import see
+from pipeline.edits import BACKBONE, EYES, JUDGE, Edited, Subjects
+from pipeline.evaluation import load_finder, read_parts
+from pipeline.inputs import load_backbone, spread_rows
+from pipeline.settings.sections import Settings
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import locations
 from sacd.concepts.effects import Manifold
 from sacd.concepts.readout import Readout
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
-from stages.artefacts import feature_folder, readout_folder
-from stages.disturbances import see
-from stages.edits import BACKBONE, EYES, JUDGE, Edited, Subjects
-from stages.evaluation import load_finder, read_parts
-from stages.inputs import load_backbone, spread_rows
-from stages.sections import Settings
 
 MANIFOLD_IMAGES, MANIFOLD_LOCATIONS = 512, 4096  # real features that edited ones are compared with
 

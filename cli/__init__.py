@@ -1,0 +1,1 @@
+"""The command `sacd`: a module for each of its verbs."""

@@ -1,0 +1,1 @@
+"""What the programs of the pipeline and the `sacd` command share."""

@@ -1,0 +1,92 @@
+"""What stands beside every result: parameters, versions, machine and cost of the run behind it."""
+
+import os
+import platform
+import resource
+import subprocess
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pipeline.program import compiling, device
+from pipeline.work_folder import clear_work_folders
+from sacd import parallel
+from sacd.files import read_json, write_json
+
+PACKAGES = ("torch", "diffusers", "timm", "numpy", "pandas")
+
+
+class Recorder:
+    """Times a program from here on; at its end writes its record and clears its work folders."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+
+    def write(self, path: Path, settings: Any, **more: Any) -> None:
+        """Write parameters, versions, code revision, machine and seconds beside a result.
+
+        Of several processes the first one does.
+        """
+        if not parallel.first():
+            return
+        write_json(
+            path,
+            {
+                "parameters": settings,
+                "packages": {name: version(name) for name in PACKAGES},
+                "python": platform.python_version(),
+                "revision": _revision(),
+                "device": device_name(),
+                "compiling": compiling(),
+                "processes": parallel.count(),
+                "wall_seconds": round(time.monotonic() - self._started, 2),
+                "peak_memory_mb": _peak_memory_mb(),
+                **more,
+            },
+        )
+        clear_work_folders()
+
+
+def _revision() -> str:
+    """Commit of the code, with `-dirty` if the code was edited since."""
+    try:
+        commit = _git("rev-parse", "--short=12", "HEAD")
+        edited = _git(
+            "status", "--porcelain", "--untracked-files=no", "--", "sacd", "pipeline", "stages"
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if edited else commit
+
+
+def _git(*arguments: str) -> str:
+    root = Path(__file__).parent.parent
+    command = ["git", *arguments]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def device_name() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    from sacd.numerics import multiplies_bf16
+
+    kind = platform.machine() + (" CPU" if multiplies_bf16(device()) else " CPU without bf16")
+    return f"{kind}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+
+
+def _peak_memory_mb() -> float:
+    """The most memory that this process held: the GPU's where it used one, else its own."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+        return round(torch.cuda.max_memory_allocated() / 1e6, 1)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6, 1)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The record a stage left in `folder`."""
+    return read_json(folder / "record.json")
