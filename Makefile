@@ -13,7 +13,7 @@ FOLDER = $(or $(firstword $(wildcard $(EXPERIMENT) experiments/$(EXPERIMENT))),\
     $(error EXPERIMENT=$(EXPERIMENT): no such folder, nor experiments/$(EXPERIMENT)))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test plan pull caches pretrained clean
+.PHONY: help env demo test versions plan pull caches pretrained clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -31,6 +31,9 @@ test: env ## check style, types, workflow and behaviour
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
 	$(FORKING) pytest
+
+versions: env ## after an edit of code: see which stages give other results, and note it
+	$(RUN) python workflow/versions.py
 
 plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
 	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m workflow.plan

@@ -20,6 +20,15 @@ include: "workflow/rules/results.smk"
 report: "workflow/report/workflow.rst"
 
 
+# DVC takes the parameters that it records from the file, after the run.
+onsuccess:
+    if PLANS and not still_planned():
+        raise WorkflowError(
+            "params.yaml was changed during this run, which used it as it was at the start: run "
+            "again, and what depends on the change is made anew."
+        )
+
+
 localrules:
     all,
     models,

@@ -10,20 +10,27 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.program import compiling, device
+from pipeline.settings.sections import Settings
+from pipeline.versions import parts, version_of
 from pipeline.work_folder import clear_work_folders
 from sacd import parallel
 from sacd.files import read_json, write_json
 
+OURS = ("sacd", "pipeline", "stages", "cli")
 PACKAGES = ("torch", "diffusers", "timm", "numpy", "pandas")
 
 
 class Recorder:
-    """Times a program from here on; at its end writes its record and clears its work folders."""
+    """Times a job from here on; at its end writes its record and clears its work folders.
 
-    def __init__(self) -> None:
+    `names` are what the job is named by: Recorder("train_adapter", backbone=..., adapter=...).
+    """
+
+    def __init__(self, stage: str, **names: str) -> None:
+        self._stage, self._names = stage, names
         self._started = time.monotonic()
 
-    def write(self, path: Path, settings: Any, **more: Any) -> None:
+    def write(self, path: Path, settings: Settings | None = None, **more: Any) -> None:
         """Write parameters, versions, code revision, machine and seconds beside a result.
 
         Of several processes the first one does.
@@ -33,7 +40,9 @@ class Recorder:
         write_json(
             path,
             {
-                "parameters": settings,
+                "stage": self._stage,
+                "version": version_of(self._stage),
+                "parameters": parts(self._stage, settings, **self._names) if settings else {},
                 "packages": {name: version(name) for name in PACKAGES},
                 "python": platform.python_version(),
                 "revision": _revision(),

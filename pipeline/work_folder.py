@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.code import code_version
+from pipeline.versions import version_of
 from sacd.errors import SacdError
 from sacd.files import digest
 
@@ -17,9 +17,10 @@ _in_use: list[Path] = []  # by this process
 def work_folder(stage: str, *determining: Any) -> Path:
     """Where unfinished work of a stage lies: named by everything that determines its result.
 
-    Interrupted work is taken up only by a run with the same parameters, code and inputs.
+    Interrupted work is taken up only by a run with the same parameters and inputs, and by code of
+    the same version: what was refactored meanwhile goes on.
     """
-    folder = WORK / f"{stage}-{digest([stage, code_version(f'stages.{stage}'), *determining])[:16]}"
+    folder = WORK / f"{stage}-{digest([stage, version_of(stage), *determining])[:16]}"
     _in_use.append(folder)
     return folder
 

@@ -23,7 +23,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True)
     name = parser.parse_args().backbone
-    recorder = Recorder()
+    recorder = Recorder("cache_features", backbone=name)
     folder = backbone_folder(name)
     backbone = Backbone.from_pretrained(folder).to(device())
     identity = [content(folder / file) for file in (CONFIG, WEIGHTS)]
@@ -31,8 +31,7 @@ def main() -> None:
     for split, work in filled.items():
         publish_shards(work, feature_folder(name, split))
     recorder.write(
-        Path("features") / name / "record.json",
-        {"backbone": vars(backbone.config), "files": identity},
+        Path("features") / name / "record.json", backbone=vars(backbone.config), files=identity
     )
 
 

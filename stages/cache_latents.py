@@ -30,7 +30,7 @@ ROWS_PER_SHARD = 1024
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder = Recorder()
+    recorder = Recorder("cache_latents")
     vae = load_diffusers(AutoencoderKL, AUTOENCODER).to(device())
     identity = [content(AUTOENCODER / file) for file in (CONFIG, VAE_WEIGHTS)]
     filled = {latent_folder(split): _encode(split, vae, identity) for split in SPLITS}
@@ -38,8 +38,7 @@ def main() -> None:
     for folder, work in filled.items():
         publish_shards(work, folder)
     recorder.write(
-        Path("latents/record.json"),
-        {"autoencoder": read_json(AUTOENCODER / CONFIG), "files": identity},
+        Path("latents/record.json"), autoencoder=read_json(AUTOENCODER / CONFIG), files=identity
     )
 
 

@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--edit", required=True)
     arguments = parser.parse_args()
     name, edit = arguments.backbone, arguments.edit
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("draw_edits", backbone=name, edit=edit), load_settings()
     chosen = pick(settings.edits, edit, "edit")
     observer = Observer(settings, name)
     subjects = choose_subjects(settings, chosen, name, observer.factors)
@@ -50,11 +50,7 @@ def main() -> None:
     write_drawn(folder, tables, examples)
     recorder.write(
         folder / "record.json",
-        {
-            "seed": settings.seed,
-            "edit": chosen.model_dump(),
-            "methods": {method: settings.methods[method].model_dump() for method in chosen.methods},
-        },
+        settings,
     )
 
 

@@ -22,7 +22,7 @@ def main() -> None:
     parser.add_argument("--backbone", required=True)
     parser.add_argument("--method", required=True)
     arguments = parser.parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("draw_samples", **vars(arguments)), load_settings()
     backbone, name = arguments.backbone, arguments.method
     method = pick(settings.methods, name, "method")
     features = Shards(feature_folder(backbone, "test"))
@@ -56,7 +56,7 @@ def main() -> None:
     )  # fmt: skip
     recorder.write(
         folder / "record.json",
-        sections,
+        settings,
         seconds_per_image=(ended - started) / images if images else None,
     )
 

@@ -45,7 +45,10 @@ def main() -> None:
     parser.add_argument("--concepts", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.concepts
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = (
+        Recorder("find_concepts", backbone=backbone, concepts=name),
+        load_settings(),
+    )
     chosen = pick(settings.concepts, name, "set of concepts")
     shards, manifest = open_images("train")
     cached = Shards(feature_folder(backbone, "train"))
@@ -78,7 +81,7 @@ def main() -> None:
         directions.save(temporary / "directions.safetensors")
         save_file({"patches": patches}, temporary / "patches.safetensors")
         write_json(temporary / "accuracy.json", accuracy)
-    recorder.write(folder / "record.json", {"seed": settings.seed, "concepts": chosen.model_dump()})
+    recorder.write(folder / "record.json", settings)
 
 
 def _factors(

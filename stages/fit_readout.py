@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readout", required=True)
     name = parser.parse_args().readout
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("fit_readout", readout=name), load_settings()
     chosen = pick(settings.readouts, name, "readout")
     shards, manifest = open_images("train")
     cached = Shards(feature_folder(settings.compare.judge, "train"))
@@ -54,7 +54,7 @@ def main() -> None:
         write_json(temporary / "accuracy.json", accuracy)
     recorder.write(
         folder / "record.json",
-        {"seed": settings.seed, "readout": chosen.model_dump(), "judge": settings.compare.judge},
+        settings,
     )
 
 

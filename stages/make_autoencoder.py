@@ -26,7 +26,7 @@ from sacd.shards import INDEX
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("make_autoencoder"), load_settings()
     if settings.prior.source == "train":
         vae, training = _train(settings)
     else:
@@ -43,10 +43,7 @@ def main() -> None:
     save_autoencoder(vae, AUTOENCODER)
     recorder.write(
         AUTOENCODER / "record.json",
-        {
-            "seed": settings.seed,
-            "prior": settings.prior.model_dump(include={"source", "autoencoder"}),
-        },
+        settings,
         training=training,
         val_psnr_db=_val_psnr_db(vae),
     )

@@ -20,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True)
     name = parser.parse_args().backbone
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("make_backbone", backbone=name), load_settings()
     chosen = pick(settings.backbones, name, "backbone")
     config, network, training = obtain_network(chosen, settings.seed, f"backbones.{name}")
 
@@ -30,7 +30,7 @@ def main() -> None:
     save_backbone(folder, config, network)
     recorder.write(
         folder / "record.json",
-        {"seed": settings.seed, "backbone": chosen.model_dump()},
+        settings,
         parameters_in_network=sum(p.numel() for p in network.parameters()),
         feature_shape=list(features.shape[1:]),
         training=training,

@@ -30,7 +30,7 @@ from sacd.shards import INDEX, Shards
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("make_prior"), load_settings()
     if settings.prior.source == "train":
         prior, training = _train(settings)
     else:
@@ -44,7 +44,7 @@ def main() -> None:
     prior.save(PRIOR)
     recorder.write(
         PRIOR / "record.json",
-        {"seed": settings.seed, "prior": settings.prior.model_dump(include={"source", "unet"})},
+        settings,
         parameters_in_unet=sum(p.numel() for p in prior.unet.parameters()),
         training=training,
     )

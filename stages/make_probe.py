@@ -24,7 +24,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--probe", required=True)
     name = parser.parse_args().probe
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("make_probe", probe=name), load_settings()
     chosen = pick(settings.probes, name, "probe")
     if chosen.source == "train":
         finder, training = _train(chosen, settings.seed, name)
@@ -36,7 +36,7 @@ def main() -> None:
         finder.half().save_pretrained(temporary)
     recorder.write(
         folder / "record.json",
-        {"seed": settings.seed, "probe": chosen.model_dump()},
+        settings,
         training=training,
         val_iou=_val_iou(finder.float()),
     )

@@ -24,7 +24,7 @@ from pipeline.record import Recorder, read_record
 from pipeline.settings.load import load_settings, training_folder
 from pipeline.settings.sections import Compare, Settings
 from pipeline.tabular import interval, markdown, read_method_scores, write_csv
-from sacd.files import read_json, write_text
+from sacd.files import read_json, write_json, write_text
 from sacd.metrics.bootstrap import summarise
 
 METRICS = (
@@ -45,7 +45,7 @@ AUTOENCODER_KEEPS = {"cos_median": 0.9, "top1_match": 0.95}  # at least
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("make_tables"), load_settings()
     table = pd.DataFrame(
         [
             _summary(backbone, method, settings)
@@ -58,7 +58,19 @@ def main() -> None:
         write_csv(TABLES / f"{name}.csv", content)
     for name, text in (("main", _markdown(table)), ("methods", _methods(table))):
         write_text(TABLES / f"{name}.md", text)
-    recorder.write(TABLES / "record.json", settings.model_dump())
+    write_json(TABLES / "metrics.json", _main_numbers(table))
+    recorder.write(TABLES / "record.json", settings)
+
+
+def _main_numbers(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float]]]:
+    """By backbone and method, the means that people read: what `dvc metrics` compares."""
+    return {
+        backbone: {
+            row["method"]: {name: float(row[name]) for name in SHOWN if pd.notna(row.get(name))}
+            for row in rows.to_dict("records")
+        }
+        for backbone, rows in table.groupby("backbone", sort=False)
+    }
 
 
 def _in_order(methods: list[str]) -> list[str]:

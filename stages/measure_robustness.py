@@ -35,7 +35,10 @@ def main() -> None:
     parser.add_argument("--disturbance", required=True)
     arguments = parser.parse_args()
     name, disturbance = arguments.backbone, arguments.disturbance
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = (
+        Recorder("measure_robustness", backbone=name, disturbance=disturbance),
+        load_settings(),
+    )
     chosen = pick(settings.disturbances, disturbance, "disturbance")
     backbone, judge = load_backbone(name), load_backbone(settings.compare.judge)
     vae = Prior.from_pretrained(PRIOR).vae.to(device())
@@ -53,11 +56,7 @@ def main() -> None:
     write_drawn(folder, tables, examples)
     recorder.write(
         folder / "record.json",
-        {
-            "seed": settings.seed,
-            "disturbance": chosen.model_dump(),
-            "methods": {method: settings.methods[method].model_dump() for method in draws},
-        },
+        settings,
     )
 
 

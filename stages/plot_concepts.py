@@ -26,8 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--concepts", required=True)
     name = parser.parse_args().concepts
-    recorder, settings = Recorder(), load_settings()
-    chosen = pick(settings.concepts, name, "set of concepts")
+    recorder, settings = Recorder("plot_concepts", concepts=name), load_settings()
+    pick(settings.concepts, name, "set of concepts")
     table, pictures = [], {}
     for backbone in settings.compare.backbones:
         folder = concept_folder(backbone, name)
@@ -46,7 +46,7 @@ def main() -> None:
     save_figure(plot_concepts(pictures), path.with_suffix(""))
     recorder.write(
         path.with_suffix(".record.json"),
-        {"concepts": chosen.model_dump(), "backbones": settings.compare.backbones},
+        settings,
     )
 
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edit", required=True)
     name = parser.parse_args().edit
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("plot_disentanglement", edit=name), load_settings()
     chosen = pick(settings.edits, name, "edit")
     accuracy = {
         factor: values["accuracy"]
@@ -58,11 +58,7 @@ def main() -> None:
     save_figure(plot_disentanglement(shown, list(accuracy), NOISE), path.with_suffix(""))
     recorder.write(
         path.with_suffix(".record.json"),
-        {
-            "seed": settings.seed,
-            "edit": chosen.model_dump(),
-            "readouts": settings.compare.readouts,
-        },
+        settings,
     )
 
 

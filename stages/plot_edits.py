@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--edit", required=True)
     name = parser.parse_args().edit
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("plot_edits", edit=name), load_settings()
     chosen = pick(settings.edits, name, "edit")
     backbones = settings.compare.backbones
     folders = {backbone: edit_folder(backbone, name) for backbone in backbones}
@@ -53,7 +53,7 @@ def main() -> None:
     save_figure(plot_edit_examples(pictures), path.with_name(f"{name}_examples"))
     recorder.write(
         path.with_suffix(".record.json"),
-        {"seed": settings.seed, "edit": chosen.model_dump(), "backbones": backbones},
+        settings,
     )
 
 

@@ -32,7 +32,7 @@ SAMPLES_SHOWN = 4
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("plot_figures"), load_settings()
     save_figure(plot_reconstructions(_rows(settings)), FIGURES / "reconstructions")
     table = read_table("main")
     metrics = ["cos_median", "top1_match", "object_iou", "spread_image"]
@@ -47,7 +47,7 @@ def main() -> None:
         for adapter in settings.compare.adapters
     }
     save_figure(plot_training(histories), FIGURES / "training")
-    recorder.write(FIGURES / "record.json", settings.compare.model_dump())
+    recorder.write(FIGURES / "record.json", settings)
 
 
 def _rows(settings: Settings) -> list[tuple[str, list[Panel]]]:

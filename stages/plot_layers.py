@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", required=True)
     name = parser.parse_args().layers
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("plot_layers", layers=name), load_settings()
     backbones = pick(settings.layers, name, "comparison of layers")
     method = settings.compare.main_method
     test, manifest = open_images("test")
@@ -39,7 +39,7 @@ def main() -> None:
     table = read_table("main")
     path = layers_file(name)
     save_figure(plot_layers(table, backbones, method, strips), path.with_suffix(""))
-    recorder.write(path.with_suffix(".record.json"), {"layers": backbones, "method": method})
+    recorder.write(path.with_suffix(".record.json"), settings)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ BATCH = 128
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("plot_prior"), load_settings()
     test = Shards(image_folder("test"))
     real = test.read("images", range(min(IMAGES, len(test))))
     prior = Prior.from_pretrained(PRIOR).to(device())
@@ -36,7 +36,7 @@ def main() -> None:
         {"images of this experiment": real, "drawn by the prior": dreamt}, COLUMNS
     )
     save_figure(figure, FIGURES / "prior_samples")
-    recorder.write(FIGURES / "prior_samples.record.json", {"seed": settings.seed})
+    recorder.write(FIGURES / "prior_samples.record.json", settings)
 
 
 def dream(prior: Prior, count: int, size: int, seed: int, guidance: float = GUIDANCE) -> Tensor:

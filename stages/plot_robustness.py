@@ -26,8 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--disturbance", required=True)
     name = parser.parse_args().disturbance
-    recorder, settings = Recorder(), load_settings()
-    chosen = pick(settings.disturbances, name, "disturbance")
+    recorder, settings = Recorder("plot_robustness", disturbance=name), load_settings()
+    pick(settings.disturbances, name, "disturbance")
     rows, examples = [], {}
     for backbone in settings.compare.backbones:
         folder = robustness_folder(backbone, name)
@@ -43,11 +43,7 @@ def main() -> None:
     save_figure(plot_examples(examples), path.with_name(f"{name}_examples"))
     recorder.write(
         path.with_suffix(".record.json"),
-        {
-            "seed": settings.seed,
-            "disturbance": chosen.model_dump(),
-            "methods": {m: settings.methods[m].model_dump() for m in chosen.methods},
-        },
+        settings,
     )
 
 

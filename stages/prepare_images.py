@@ -35,7 +35,7 @@ Pixels = Callable[[Any], np.ndarray]  # a row of the manifest -> (size, size, 3)
 
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("prepare_images"), load_settings()
     if settings.images.source == "shapes":
         table, skipped, pixels = _generated(settings.images, settings.seed)
     else:
@@ -49,7 +49,7 @@ def main() -> None:
     with atomic(SKIPPED) as temporary:
         pd.DataFrame(skipped, columns=["path", "reason"]).to_csv(temporary, index=False)
     write_manifest(MANIFEST, table)
-    recorder.write(Path("data/record.json"), sections, skipped=len(skipped))
+    recorder.write(Path("data/record.json"), settings, skipped=len(skipped))
 
 
 def _fill(

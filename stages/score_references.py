@@ -24,7 +24,6 @@ from pipeline.evaluation import (
     load_eyes,
     load_truth,
     score_images,
-    scoring_sections,
     scoring_work,
     set_scores,
     write_scores,
@@ -44,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--backbone", required=True)
     backbone = parser.parse_args().backbone
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("score_references"), load_settings()
     truth = load_truth(backbone, settings)
     eyes = load_eyes(backbone, settings)
     sources = [
@@ -64,7 +63,7 @@ def main() -> None:
         return
     path = score_file(backbone, REFERENCE_SCORES)
     write_scores(path, pd.concat(tables, ignore_index=True), sets)
-    recorder.write(path.with_suffix(".record.json"), scoring_sections(settings))
+    recorder.write(path.with_suffix(".record.json"), settings)
 
 
 def _references(backbone: str, test: Tensor, settings: Settings) -> dict[str, Images]:

@@ -9,7 +9,6 @@ from pipeline.evaluation import (
     load_eyes,
     load_truth,
     score_images,
-    scoring_sections,
     scoring_work,
     set_scores,
     write_scores,
@@ -27,7 +26,7 @@ def main() -> None:
     parser.add_argument("--method", required=True)
     arguments = parser.parse_args()
     backbone, method = arguments.backbone, arguments.method
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("score_samples"), load_settings()
     truth = load_truth(backbone, settings)
     samples = Shards(sample_folder(backbone, method))
     samples.require_ids(truth.ids, "the test split")
@@ -43,7 +42,7 @@ def main() -> None:
     table.insert(0, "method", method)
     path = score_file(backbone, method)
     write_scores(path, table, {method: set_scores(judged, truth, drawn, settings)})
-    recorder.write(path.with_suffix(".record.json"), scoring_sections(settings))
+    recorder.write(path.with_suffix(".record.json"), settings)
 
 
 if __name__ == "__main__":

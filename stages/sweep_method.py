@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sweep", required=True)
     name = parser.parse_args().sweep
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("sweep_method", sweep=name), load_settings()
     sweep = pick(settings.sweeps, name, "sweep")
     table = pd.DataFrame(
         [
@@ -66,11 +66,7 @@ def main() -> None:
     save_figure(plot_sweep(table, varied or list(sweep.over), shown), path.with_suffix(""))
     recorder.write(
         path.with_suffix(".record.json"),
-        {
-            "seed": settings.seed,
-            "sweep": sweep.model_dump(),
-            "method": settings.methods[sweep.method].model_dump(),
-        },
+        settings,
     )
 
 

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--adapter", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.adapter
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("train_adapter", backbone=backbone, adapter=name), load_settings()
     chosen = pick(settings.adapters, name, "adapter")
     adapter, trained = _train(chosen, backbone, name, settings.seed)
     if not parallel.first():  # the first process writes what all have trained
@@ -47,7 +47,7 @@ def main() -> None:
     write_json(folder / "training.json", {"uses_condition": used, "history": trained.history})
     recorder.write(
         folder / "record.json",
-        {"seed": settings.seed, "adapter": chosen.model_dump()},
+        settings,
         parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
         training_seconds=round(trained.seconds, 1),
     )

@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--decoder", required=True)
     arguments = parser.parse_args()
     backbone, name = arguments.backbone, arguments.decoder
-    recorder, settings = Recorder(), load_settings()
+    recorder, settings = Recorder("train_decoder", backbone=backbone, decoder=name), load_settings()
     chosen = pick(settings.decoders, name, "decoder")
     features, images = Shards(feature_folder(backbone, "train")), Shards(image_folder("train"))
     features.require_ids(images.ids, str(images.folder))
@@ -65,7 +65,7 @@ def main() -> None:
     write_json(folder / "training.json", {"history": trained.history})
     recorder.write(
         folder / "record.json",
-        {"seed": settings.seed, "decoder": chosen.model_dump()},
+        settings,
         training_seconds=round(trained.seconds, 1),
     )
 

@@ -32,7 +32,9 @@ def environment(**more: str) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("SNAKEMAKE_", "DVC_", "GIT_", "SLURM_", "SACD_COMPILE", "PYTEST_"))
+        if not name.startswith(
+            ("SNAKEMAKE_", "DVC_", "GIT_", "SLURM_", "SACD_COMPILE", "SACD_PARAMETERS", "PYTEST_")
+        )
     }
     return {
         **kept,
@@ -80,20 +82,31 @@ class Checkout:
         return self.run("snakemake", *arguments, *folder, **more)
 
     def stage(self, name: str, *arguments: str, **more: Any) -> subprocess.CompletedProcess:
-        """Run a stage's program by itself."""
-        command = [sys.executable, "-m", f"stages.{name}", *arguments]
+        """Run a stage's program by itself, or another by its dotted name."""
+        command = [sys.executable, "-m", program(name), *arguments]
         return self.run(*command, PYTHONPATH=str(self.root), **more)
 
     def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
         """Change params.yaml."""
         params = self.params
         change(params)
+        self.write(params)
+
+    def write(self, params: dict[str, Any]) -> None:
+        """Write params.yaml, and the dvc.yaml that belongs to it."""
+        self.experiment.mkdir(parents=True, exist_ok=True)
         (self.experiment / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+        self.run(sys.executable, str(self.root / "workflow/dvc_stages.py"), ".")
 
     def copy(self, where: Path) -> "Checkout":
         """A copy with all that was made and what Snakemake knows of it; times stay."""
         subprocess.run(["cp", "-a", str(self.root), str(where)], check=True)
         return Checkout(where)
+
+
+def program(name: str) -> str:
+    """The module of a stage; a dotted name is another program's."""
+    return name if "." in name else f"stages.{name}"
 
 
 def one_message(status: int, stderr: str) -> str:
@@ -169,9 +182,7 @@ def _clone(made: Checkout) -> None:
         if os.path.lexists(ROOT / name) and not name.startswith("experiments/"):
             (made.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, made.root / name, follow_symlinks=False)
-    made.experiment.mkdir(parents=True)
-    shutil.copy(ROOT / "tests/fixture/params.yaml", made.experiment)
-    (made.experiment / "dvc.yaml").symlink_to("../../dvc.yaml")
+    made.write(few(fixture()))
     store = str(made.root.parent / "store")
     made.run("git", "init", "--quiet", str(made.root))
     made.run("dvc", "remote", "add", "--quiet", "--default", "store", store)
@@ -190,15 +201,29 @@ def finished(checkout: Checkout, once: Callable[..., Checkout]) -> Checkout:
     return once("finished", make)
 
 
+def fixture() -> dict[str, Any]:
+    """The parameters of the tests' world, free to be changed."""
+    text = (ROOT / "tests/fixture/params.yaml").read_text()
+    return json.loads(json.dumps(yaml.safe_load(text)))  # YAML's anchors become copies
+
+
+def few(params: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with three methods alone, and nothing that is made of samples."""
+    nothing = (
+        "decoders", "sweeps", "disturbances", "layers", "concepts", "readouts", "edits",
+        "disentangled",
+    )  # fmt: skip
+    methods = ["spatial", "pooled", "unconditional"]
+    params["compare"] |= {name: [] for name in nothing}
+    params["compare"] |= {"adapters": ["spatial", "pooled"], "methods": methods}
+    return params
+
+
 def compare_all(params: dict[str, Any]) -> None:
-    """Let the experiment run every method that the fixture's params.yaml defines."""
-    params["compare"] |= {
-        name: list(params[name])
-        for name in (
-            "adapters", "decoders", "methods", "sweeps", "disturbances", "layers", "concepts",
-            "readouts", "edits",
-        )
-    } | {"disentangled": ["fills"]}  # fmt: skip
+    """Let the experiment run everything again that the fixture runs, with the same backbones."""
+    kept = ("networks", "backbones")
+    everything = fixture()["compare"].items()
+    params["compare"] |= {name: value for name, value in everything if name not in kept}
 
 
 def every_rule_once(params: dict[str, Any]) -> None:
@@ -288,8 +313,7 @@ def repository() -> Path:
 @pytest.fixture
 def fixture_params() -> dict[str, Any]:
     """The fixture experiment's parameters, free to be changed (YAML anchors are copies here)."""
-    text = (ROOT / "tests/fixture/params.yaml").read_text()
-    return json.loads(json.dumps(yaml.safe_load(text)))
+    return few(fixture())
 
 
 @pytest.fixture
@@ -337,7 +361,7 @@ def in_experiment(
 def call_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Call with a stage's module name and arguments: (exit status, what it wrote to stderr).
+    """Call with a stage's name (or a program's dotted one) and arguments: (exit status, what it wrote to stderr).
 
     The stage runs in this process, in the frame that `python -m stages.NAME` gives it; any
     exception but the one meant for people comes out here and fails the test.
@@ -346,7 +370,7 @@ def call_stage(
     def call(name: str, *arguments: str) -> tuple[int, str]:
         from pipeline.program import run
 
-        main = import_module(f"stages.{name}").main
+        main = import_module(program(name)).main
         monkeypatch.setattr(sys, "argv", [name, *arguments])
         capsys.readouterr()
         try:

@@ -331,7 +331,7 @@ class TestRules:
     def test_the_decoder_was_trained_on_what_it_says(self, compared: Checkout, place: Path):
         folder = place / "decoders/tiny_a/decoder"
         record = json.loads((folder / "record.json").read_text())
-        assert record["parameters"]["decoder"] == compared.params["decoders"]["decoder"]
+        assert record["parameters"]["decoders.decoder"] == compared.params["decoders"]["decoder"]
         history = json.loads((folder / "training.json").read_text())["history"]
         assert history[-1]["step"] == compared.params["decoders"]["decoder"]["training"]["steps"]
 
@@ -351,7 +351,7 @@ class TestRules:
         ceiling, floor = table.cos_median[4:]
         assert floor < ceiling
         record = json.loads((place / "results/sweeps/guidance.record.json").read_text())
-        assert record["parameters"]["sweep"] == sweep
+        assert record["parameters"]["sweeps.guidance"] == sweep
         log = (place / "logs/sweep_method/guidance.log").read_text()
         assert "draws guidance tiny_a {'guidance': 2.0, 'steps': 3}" in log
         assert (place / "results/sweeps/guidance.png").stat().st_size > 10_000

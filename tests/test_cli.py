@@ -27,7 +27,7 @@ class TestInvert:
         def call(image: str = "picture.png", **options: str) -> tuple[int, str]:
             named = {"adapter": "adapters/tiny/spatial", "out": "row.png", "steps": "2"} | options
             flags = [part for name, value in named.items() for part in (f"--{name}", value)]
-            return call_stage("cli", "invert", image, *flags)
+            return call_stage("cli.main", "invert", image, *flags)
 
         return call
 
@@ -123,7 +123,7 @@ class TestExplain:
             named = {"adapter": "adapters/tiny/spatial", "out": "page.html", "steps": "2"}
             named |= {"samples": "2"} | options
             flags = [part for name, value in named.items() for part in (f"--{name}", value)]
-            return call_stage("cli", "explain", image, *flags)
+            return call_stage("cli.main", "explain", image, *flags)
 
         return call
 

@@ -327,7 +327,7 @@ class TestRules:
 
     def test_the_record_says_what_was_looked_for(self, compared: Checkout, place: Path):
         record = json.loads((place / "concepts/tiny_a/nmf/record.json").read_text())
-        assert record["parameters"]["concepts"] == compared.params["concepts"]["nmf"]
+        assert record["parameters"]["concepts.nmf"] == compared.params["concepts"]["nmf"]
 
     def look_for(
         self, concepts: str, change: dict, compared: Checkout, folder: Path

@@ -13,6 +13,8 @@ from conftest import Checkout, environment, every_rule_once
 from dry_run import planned
 from recorded_run import NOTHING, changed, clone, planned_rules
 
+from sacd.files import read_json, write_json
+
 LAST = "test_dvc_makes_everything_and_snakemake_takes_it"
 
 
@@ -108,9 +110,11 @@ class TestOnlyWhatDependsRunsAgain:
         assert planned_rules(mine) == stale(mine) == expected
         assert changed(mine) == {"draw_samples@tiny_a-unconditional"}
 
-    def test_code_that_a_stage_uses(self, mine: Checkout):
-        source = mine.root / "sacd/metrics/features.py"
-        source.write_text(source.read_text() + "\nLIMIT = 3\n")
+    def test_a_version(self, mine: Checkout):
+        versions = read_json(mine.root / "workflow/versions.json")
+        for stage in ("score_samples", "score_references"):
+            versions["stages"][stage]["version"] += 1
+        write_json(mine.root / "workflow/versions.json", versions)
         methods = mine.params["compare"]["methods"]
         expected = {
             "score_samples": len(methods), "score_references": 1,
@@ -122,13 +126,18 @@ class TestOnlyWhatDependsRunsAgain:
             "score_references@tiny_a",
         }
 
-    def test_a_comment(self, mine: Checkout):
-        """Snakemake sees none; DVC only the stages that the files belong to."""
-        for name in ("sacd/metrics/bootstrap.py", "cli/main.py", "environment.yml"):
-            path = mine.root / name
-            path.write_text(path.read_text() + "\n# A comment.\n")
+    def test_code_of_the_same_version(self, mine: Checkout):
+        """Another message, a module elsewhere, a private function of another name."""
+        (mine.root / "sacd/errors.py").write_text(
+            (mine.root / "sacd/errors.py").read_text() + "\nLIMIT = 3\n"
+        )
+        path = mine.root / "sacd/metrics/bootstrap.py"
+        path.rename(path.with_name("resampling.py"))
+        for path in [*mine.root.glob("stages/*.py"), *mine.root.glob("pipeline/*.py")]:
+            text = path.read_text().replace("sacd.metrics.bootstrap", "sacd.metrics.resampling")
+            path.write_text(text.replace("_rows(", "_lines("))
         assert NOTHING in mine.snakemake("--dry-run").stdout
-        assert changed(mine) == {"make_tables"}
+        assert changed(mine) == set()
 
 
 def test_dvc_makes_everything_and_snakemake_takes_it(
@@ -139,7 +148,7 @@ def test_dvc_makes_everything_and_snakemake_takes_it(
     failed = process.wait(timeout=2400)
     listing = (fresh.root.parent / "log").read_text()
     assert not failed, listing
-    rules = set(yaml.safe_load((fresh.root / "dvc.yaml").read_text())["stages"])
+    rules = set(yaml.safe_load((fresh.experiment / "dvc.yaml").read_text())["stages"])
     assert set(re.findall(r"Running stage '(\w+)", listing)) == rules
     assert NOTHING in fresh.snakemake("--dry-run").stdout
     assert changed(fresh) == set()

@@ -47,7 +47,7 @@ class TestCommands:
     def call(self, experiment: Path, call_stage: Callable) -> Callable[..., tuple[int, str]]:
         def call(command: str, *arguments: str) -> tuple[int, str]:
             rest = [] if command == "learn" else [*QUICK, "--out", "out.png"]
-            return call_stage("cli", command, *arguments, *rest)
+            return call_stage("cli.main", command, *arguments, *rest)
 
         return call
 

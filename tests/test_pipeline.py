@@ -15,6 +15,7 @@ from diffusers import AutoencoderKL, UNet2DModel
 from recorded_run import NOTHING
 from safetensors.torch import load_file
 
+from pipeline.versions import PARTS, version_of
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import Backbone
 from sacd.files import read_json
@@ -78,15 +79,20 @@ class TestRun:
             assert record["revision"] == described, path  # and so not "-dirty"
             assert "CPU" in record["device"]
             assert 0 <= record["wall_seconds"] < 600
-            assert record["parameters"]
+            assert record["version"] == version_of(record["stage"])
+            assert len(record["parameters"]) == len(PARTS[record["stage"]])
 
         assert read_json(folder / "data/record.json")["parameters"] == {
             "seed": params["seed"], "images": params["images"],
         }  # fmt: skip
         adapter = read_json(folder / "adapters/tiny_a/pooled/record.json")["parameters"]
-        assert adapter == {"seed": params["seed"], "adapter": params["adapters"]["pooled"]}
+        assert adapter == {
+            "seed": params["seed"], "adapters.pooled": params["adapters"]["pooled"],
+        }  # fmt: skip
         drawn = read_json(folder / "samples/tiny_a/spatial/record.json")["parameters"]
-        assert drawn == {"seed": params["seed"], "method": params["methods"]["spatial"]}
+        assert drawn == {
+            "seed": params["seed"], "methods.spatial": params["methods"]["spatial"],
+        }  # fmt: skip
         tables = read_json(folder / "results/tables/record.json")["parameters"]
         assert tables["compare"] == params["compare"]
 

@@ -4,7 +4,6 @@ import re
 import shutil
 from pathlib import Path
 
-import yaml
 from conftest import EXPERIMENT, Checkout, commit
 from recorded_run import NOTHING, changed, clone, make, planned_rules
 
@@ -67,15 +66,15 @@ def test_at_the_root_and_without_probes(finished: Checkout, tmp_path: Path):
     has no probes, and so no folder of theirs."""
     made = finished.copy(tmp_path / "repository")
     shutil.rmtree(made.experiment / "models/probes")
-    params = {**made.params, "root": "."}
+    params = made.params
     params["compare"]["probes"] = []
     for path in made.experiment.iterdir():
         if path.name not in ("params.yaml", "dvc.yaml"):
             shutil.rmtree(made.root / path.name, ignore_errors=True)
             shutil.move(path, made.root / path.name)
     shutil.rmtree(made.experiment)
-    (made.root / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
     at_root = RootCheckout(made.root)
+    at_root.write(params)
     at_root.snakemake("--touch", "--forceall")
     at_root.run("dvc", "commit", "--force", "dvc.yaml")
     commit(at_root)

@@ -1,15 +1,10 @@
 """The README says what the committed results say, and its links lead somewhere."""
 
-import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from cli.main import create_parser
-from pipeline.settings.load import load_settings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -24,25 +19,6 @@ def test_readme_shows_the_committed_tables() -> None:
     ]  # fmt: skip
     for name, table in shown:
         assert table.strip() == (ROOT / name).read_text().strip()
-
-
-RECORD = "results/tables/record.json"
-
-
-@pytest.mark.parametrize("record", [ROOT / RECORD, *ROOT.glob(f"experiments/*/{RECORD}")])
-def test_committed_tables_belong_to_the_parameters(record: Path) -> None:
-    params = load_settings(record.parents[2] / "params.yaml").model_dump()
-    made_with = json.loads(record.read_text())["parameters"]
-    assert _as_of(made_with, params) == made_with
-
-
-def _as_of(then: Any, now: Any) -> Any:
-    """`now` without the keys that have come since, none of which may ask for anything."""
-    if not isinstance(then, dict) or not isinstance(now, dict):
-        return now
-    since = {name: now[name] for name in set(now) - set(then)}
-    assert not any(since.values()), since
-    return {name: _as_of(then[name], now[name]) for name in set(now) & set(then)}
 
 
 def test_links_and_pictures_exist() -> None:

@@ -136,7 +136,7 @@ class TestTables:
 
 
 def test_show_results_sums_up_checks_and_cost(compared: Checkout):
-    shown = compared.stage("show_results").stdout
+    shown = compared.stage("workflow.show_results").stdout
     checks = pd.read_csv(compared.experiment / "results/tables/checks.csv")
     assert f"{checks.holds.sum()} of {len(checks)} checks hold" in shown
     total, parts = re.search(r"seconds of jobs: (\d+) \((.+)\)", shown).groups()
@@ -199,7 +199,7 @@ class TestShipping:
         (tmp_path / "experiments").mkdir()
         (tmp_path / "experiments/pretrain").symlink_to(folder)
         monkeypatch.chdir(tmp_path)
-        assert call_stage("ship_models") == (0, "")
+        assert call_stage("workflow.ship_models") == (0, "")
         return tmp_path / "pretrained"
 
     def test_models_are_those_that_were_trained(self, shipped: Path, folder: Path):
@@ -228,7 +228,7 @@ class TestShipping:
     ):
         before = sorted(shipped.rglob("*"))
         monkeypatch.setattr("workflow.ship_models.LIMIT_BYTES", 1000)
-        status, message = call_stage("ship_models")
+        status, message = call_stage("workflow.ship_models")
         assert status == 1
         assert "bytes, more than may ship (1000)" in message
         assert sorted(shipped.rglob("*")) == before

@@ -1,12 +1,13 @@
-"""Write dvc.yaml: `python workflow/dvc_stages.py` after a change of rules or imports.
+"""Write an experiment's dvc.yaml: `python workflow/dvc_stages.py [FOLDER ...]`, by default all.
 
 A DVC stage is one rule (for one backbone, adapter, method or probe), and its command is a Snakemake
 target, so there is one definition of how a thing is made. What this file adds is what DVC must
-know: inputs, outputs, sections of params.yaml, and the modules that the stage imports. The tests
-compare the outcome with Snakemake's own graph.
+know: inputs, outputs, and parts of params.yaml. The tests compare the outcome with Snakemake's own
+graph.
 """
 
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,198 +16,234 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.code import code_files  # noqa: E402
+from pipeline.settings.load import read_settings  # noqa: E402
+from pipeline.settings.sections import Compare  # noqa: E402
+from pipeline.versions import PARTS  # noqa: E402
 
 HEADER = """\
-# Written by `python workflow/dvc_stages.py`; the same file serves every experiment, by a link.
-# Each stage makes its Snakemake target. `root` stands in params.yaml.
+# Written by `python workflow/dvc_stages.py` from params.yaml: run it again where names in there
+# come or go. Each stage makes its Snakemake target.
 """
 HEAVY = (".pdf", ".html")
 # Most of an experiment's bytes, and made again from images and models in little time.
 NOT_STORED = ("features", "latents")
+FIGURES = ("reconstructions", "scores", "tradeoffs", "training")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
 M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
 L, C, R, E = "${item.layers}", "${item.concepts}", "${item.readout}", "${item.edit}"
-BACKBONES = {"backbone": "${compare.backbones}"}
 
-# rule: (file, loop, target, dependencies, outputs, parameters)
-STAGES: dict[str, tuple[str, dict[str, str], str, list[str], list[str], list[str]]] = {
-    "prepare_images": (
-        "images", {}, "data/record.json", [], ["data"], ["seed", "images"],
-    ),
-    "make_backbone": (
-        "models", {"backbone": "${compare.networks}"}, f"models/backbones/{B}/record.json",
-        ["data", "${root}/pretrained"], [f"models/backbones/{B}"], ["seed", f"backbones.{B}"],
-    ),
-    "make_autoencoder": (
-        "models", {}, "models/autoencoder/record.json",
-        ["data", "${root}/pretrained"], ["models/autoencoder"],
-        ["seed", "prior.source", "prior.autoencoder"],
-    ),
-    "make_prior": (
-        "models", {}, "models/prior/record.json",
-        ["data", "models/autoencoder", "latents", "${root}/pretrained"], ["models/prior"],
-        ["seed", "prior.source", "prior.unet"],
-    ),
-    "make_probe": (
-        "models", {"probe": "${compare.probes}"}, f"models/probes/{P}/record.json",
-        ["data", "${root}/pretrained"], [f"models/probes/{P}"], ["seed", f"probes.{P}"],
-    ),
-    "cache_latents": (
-        "caches", {}, "latents/record.json", ["data", "models/autoencoder"],
-        ["latents/train", "latents/val", "latents/test", "latents/round_trip",
-         "latents/record.json"], [],
-    ),
-    "cache_features": (
-        "caches", {"backbone": "${compare.networks}"}, f"features/{B}/record.json",
-        ["data", f"models/backbones/{B}"],
-        [f"features/{B}/{name}" for name in ("train", "val", "test", "record.json")], [],
-    ),
-    "train_adapter": (
-        "adapters", BACKBONES | {"adapter": "${compare.adapters}"}, f"adapters/{B}/{A}/record.json",
-        ["data", "latents", f"features/{B}", "models/prior"], [f"adapters/{B}/{A}"],
-        ["seed", f"adapters.{A}"],
-    ),
-    "train_decoder": (
-        "adapters", BACKBONES | {"decoder": "${compare.decoders}"}, f"decoders/{B}/{D}/record.json",
-        ["data", f"features/{B}", f"models/backbones/{B}"], [f"decoders/{B}/{D}"],
-        ["seed", f"decoders.{D}"],
-    ),
+
+@dataclass(frozen=True)
+class Stage:
+    """A rule's `target`, what it needs and makes, and the names `over` which it is repeated."""
+
+    target: str
+    needs: list[str]
+    makes: list[str]
+    over: dict[str, list[str]] = field(default_factory=dict)
+
+
+def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
+    """The stages of an experiment, by rule."""
+    networks, backbones = {"backbone": compare.networks}, {"backbone": compare.backbones}
+    pretrained = f"{root}/pretrained"
+    judge = compare.judge
+    probes = ["models/probes"] if compare.probes else []
+    readouts = ["models/readouts"] if compare.readouts else []
+    sweeps = ["results/sweeps"] if compare.sweeps else []
     # All that any method needs: DVC cannot choose by the method's type.
-    "draw_samples": (
-        "samples", BACKBONES | {"method": "${compare.methods}"}, f"samples/{B}/{M}/record.json",
-        [f"adapters/{B}", f"decoders/{B}", f"features/{B}", "data", f"models/backbones/{B}",
-         "models/prior"],
-        [f"samples/{B}/{M}"], ["seed", f"methods.{M}"],
-    ),
-    "score_samples": (
-        "samples", BACKBONES | {"method": "${compare.methods}"}, f"scores/{B}/{M}.record.json",
-        [f"samples/{B}/{M}", "data", f"features/{B}", "features/${compare.judge}",
-         f"models/backbones/{B}", "models/backbones/${compare.judge}", "models/probes"],
-        [f"scores/{B}/{M}{end}" for end in (".parquet", ".sets.json", ".record.json")],
-        ["seed", "compare.judge", "compare.probes"],
-    ),
-    "sweep_method": (
-        "samples", {"sweep": "${compare.sweeps}"}, f"results/sweeps/{S}.record.json",
-        ["data", "features", "models/backbones", "models/probes", "models/prior", "adapters",
-         "decoders"],
-        [f"results/sweeps/{S}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
-        ["seed", f"sweeps.{S}", "methods", "compare.backbones", "compare.judge", "compare.probes"],
-    ),
-    "measure_robustness": (
-        "robustness", BACKBONES | {"disturbance": "${compare.disturbances}"},
-        f"robustness/{B}/{X}/record.json",
-        ["data", f"features/{B}", f"models/backbones/{B}", "models/backbones/${compare.judge}",
-         "models/prior", f"adapters/{B}", f"decoders/{B}"],
-        [f"robustness/{B}/{X}"],
-        ["seed", "images", f"disturbances.{X}", "methods", "compare.judge"],
-    ),
-    "plot_robustness": (
-        "robustness", {"disturbance": "${compare.disturbances}"},
-        f"results/robustness/{X}.record.json", ["robustness"],
-        [f"results/robustness/{X}{end}"
-         for end in (".csv", ".png", ".pdf", "_examples.png", "_examples.pdf", ".record.json")],
-        ["seed", f"disturbances.{X}", "methods", "compare.backbones"],
-    ),
-    "score_references": (
-        "samples", BACKBONES, f"scores/{B}/references.record.json",
-        [f"samples/{B}/${{compare.main_method}}", "data", "latents", f"features/{B}",
-         "features/${compare.judge}", f"models/backbones/{B}", "models/backbones/${compare.judge}",
-         "models/probes"],
-        [f"scores/{B}/references{end}" for end in (".parquet", ".sets.json", ".record.json")],
-        ["seed", "compare.judge", "compare.probes", "compare.main_method"],
-    ),
-    "make_tables": (
-        "results", {}, "results/tables/record.json",
-        ["samples", "scores", "adapters", "decoders"],
-        ["results/tables"], ["seed", "compare"],
-    ),
-    "plot_figures": (
-        "results", {}, "results/figures/record.json",
-        ["samples", "scores", "adapters", "results/tables", "data", "latents"],
-        [f"results/figures/{name}.{kind}"
-         for name in ("reconstructions", "scores", "tradeoffs", "training")
-         for kind in ("png", "pdf")] + ["results/figures/record.json"],
-        ["compare"],
-    ),
-    "plot_layers": (
-        "results", {"layers": "${compare.layers}"}, f"results/layers/{L}.record.json",
-        ["samples", "results/tables", "data"],
-        [f"results/layers/{L}{end}" for end in (".png", ".pdf", ".record.json")],
-        [f"layers.{L}", "compare.main_method"],
-    ),
-    "find_concepts": (
-        "concepts", BACKBONES | {"concepts": "${compare.concepts}"},
-        f"concepts/{B}/{C}/record.json",
-        ["data", f"features/{B}", f"models/backbones/{B}"], [f"concepts/{B}/{C}"],
-        ["seed", "images", f"concepts.{C}"],
-    ),
-    "plot_concepts": (
-        "concepts", {"concepts": "${compare.concepts}"}, f"results/concepts/{C}.record.json",
-        ["concepts"],
-        [f"results/concepts/{C}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
-        [f"concepts.{C}", "compare.backbones"],
-    ),
-    "fit_readout": (
-        "edits", {"readout": "${compare.readouts}"}, f"models/readouts/{R}/record.json",
-        ["data", "features/${compare.judge}", "models/probes"], [f"models/readouts/{R}"],
-        ["seed", f"readouts.{R}", "compare.judge", "compare.probes"],
-    ),
-    "draw_edits": (
-        "edits", BACKBONES | {"edit": "${compare.edits}"}, f"edits/{B}/{E}/record.json",
-        ["data", f"features/{B}", "features/${compare.judge}", f"models/backbones/{B}",
-         "models/backbones/${compare.judge}", "models/probes", "models/readouts", "models/prior",
-         f"adapters/{B}", f"decoders/{B}", f"concepts/{B}"],
-        [f"edits/{B}/{E}"],
-        ["seed", "images", f"edits.{E}", "concepts", "methods", "compare.judge", "compare.probes",
-         "compare.readouts"],
-    ),
-    "plot_edits": (
-        "edits", {"edit": "${compare.edits}"}, f"results/edits/{E}.record.json", ["edits"],
-        [f"results/edits/{E}{end}"
-         for end in (".csv", ".md", ".png", ".pdf", "_examples.png", "_examples.pdf",
-                     ".record.json")],
-        ["seed", f"edits.{E}", "compare.backbones"],
-    ),
-    "plot_disentanglement": (
-        "edits", {"edit": "${compare.disentangled}"}, f"results/disentanglement/{E}.record.json",
-        ["edits", "models/readouts"],
-        [f"results/disentanglement/{E}{end}" for end in (".csv", ".png", ".pdf", ".record.json")],
-        ["seed", f"edits.{E}", "concepts", "compare.backbones", "compare.readouts"],
-    ),
-    "plot_prior": (
-        "results", {}, "results/figures/prior_samples.record.json",
-        ["models/prior", "data"],
-        [f"results/figures/prior_samples{end}" for end in (".png", ".pdf", ".record.json")],
-        ["seed"],
-    ),
-    "write_report": (
-        "results", {}, "results/report.html",
-        ["results/tables", "results/figures", "results/sweeps", "results/robustness",
-         "results/layers", "results/concepts", "results/edits", "results/disentanglement",
-         "${root}/workflow/report"],
-        ["results/report.html"], ["compare"],
-    ),
-}  # fmt: skip
+    trained = [
+        kind for kind, names in (("adapters", compare.adapters), ("decoders", compare.decoders))
+        if names
+    ]  # fmt: skip
+    trained_for_one = [f"{kind}/{B}" for kind in trained]
+    concepts_of_one = [f"concepts/{B}"] if compare.concepts else []
+    reported = [
+        f"results/{kind}"
+        for kind, names in (
+            ("robustness", compare.disturbances), ("layers", compare.layers),
+            ("concepts", compare.concepts), ("edits", compare.edits),
+            ("disentanglement", compare.disentangled),
+        )
+        if names
+    ]  # fmt: skip
+    models = {
+        "prepare_images": Stage("data/record.json", [], ["data"]),
+        "make_backbone": Stage(
+            f"models/backbones/{B}/record.json", ["data", pretrained], [f"models/backbones/{B}"],
+            networks,
+        ),
+        "make_autoencoder": Stage(
+            "models/autoencoder/record.json", ["data", pretrained], ["models/autoencoder"]
+        ),
+        "make_prior": Stage(
+            "models/prior/record.json", ["data", "models/autoencoder", "latents", pretrained],
+            ["models/prior"],
+        ),
+        "make_probe": Stage(
+            f"models/probes/{P}/record.json", ["data", pretrained], [f"models/probes/{P}"],
+            {"probe": compare.probes},
+        ),
+        "cache_latents": Stage(
+            "latents/record.json", ["data", "models/autoencoder"],
+            [f"latents/{name}" for name in ("train", "val", "test", "round_trip", "record.json")],
+        ),
+    }  # fmt: skip
+    if not compare.methods:  # an experiment that is for its models
+        return models
+    return models | {
+        "cache_features": Stage(
+            f"features/{B}/record.json", ["data", f"models/backbones/{B}"],
+            [f"features/{B}/{name}" for name in ("train", "val", "test", "record.json")], networks,
+        ),
+        "train_adapter": Stage(
+            f"adapters/{B}/{A}/record.json", ["data", "latents", f"features/{B}", "models/prior"],
+            [f"adapters/{B}/{A}"], backbones | {"adapter": compare.adapters},
+        ),
+        "train_decoder": Stage(
+            f"decoders/{B}/{D}/record.json", ["data", f"features/{B}", f"models/backbones/{B}"],
+            [f"decoders/{B}/{D}"], backbones | {"decoder": compare.decoders},
+        ),
+        "draw_samples": Stage(
+            f"samples/{B}/{M}/record.json",
+            [*trained_for_one, f"features/{B}", "data", f"models/backbones/{B}", "models/prior"],
+            [f"samples/{B}/{M}"], backbones | {"method": compare.methods},
+        ),
+        "score_samples": Stage(
+            f"scores/{B}/{M}.record.json",
+            [f"samples/{B}/{M}", "data", f"features/{B}", f"features/{judge}",
+             f"models/backbones/{B}", f"models/backbones/{judge}", *probes],
+            _files(f"scores/{B}/{M}", ".parquet", ".sets.json", ".record.json"),
+            backbones | {"method": compare.methods},
+        ),
+        "score_references": Stage(
+            f"scores/{B}/references.record.json",
+            [f"samples/{B}/{compare.main_method}", "data", "latents", f"features/{B}",
+             f"features/{judge}", f"models/backbones/{B}", f"models/backbones/{judge}", *probes],
+            _files(f"scores/{B}/references", ".parquet", ".sets.json", ".record.json"), backbones,
+        ),
+        "sweep_method": Stage(
+            f"results/sweeps/{S}.record.json",
+            ["data", "features", "models/backbones", *probes, "models/prior", *trained],
+            _files(f"results/sweeps/{S}", ".csv", ".png", ".pdf", ".record.json"),
+            {"sweep": compare.sweeps},
+        ),
+        "measure_robustness": Stage(
+            f"robustness/{B}/{X}/record.json",
+            ["data", f"features/{B}", f"models/backbones/{B}", f"models/backbones/{judge}",
+             "models/prior", *trained_for_one],
+            [f"robustness/{B}/{X}"], backbones | {"disturbance": compare.disturbances},
+        ),
+        "plot_robustness": Stage(
+            f"results/robustness/{X}.record.json", ["robustness"],
+            _files(f"results/robustness/{X}", ".csv", ".png", ".pdf", "_examples.png",
+                   "_examples.pdf", ".record.json"),
+            {"disturbance": compare.disturbances},
+        ),
+        "find_concepts": Stage(
+            f"concepts/{B}/{C}/record.json", ["data", f"features/{B}", f"models/backbones/{B}"],
+            [f"concepts/{B}/{C}"], backbones | {"concepts": compare.concepts},
+        ),
+        "plot_concepts": Stage(
+            f"results/concepts/{C}.record.json", ["concepts"],
+            _files(f"results/concepts/{C}", ".csv", ".png", ".pdf", ".record.json"),
+            {"concepts": compare.concepts},
+        ),
+        "fit_readout": Stage(
+            f"models/readouts/{R}/record.json", ["data", f"features/{judge}", *probes],
+            [f"models/readouts/{R}"], {"readout": compare.readouts},
+        ),
+        "draw_edits": Stage(
+            f"edits/{B}/{E}/record.json",
+            ["data", f"features/{B}", f"features/{judge}", f"models/backbones/{B}",
+             f"models/backbones/{judge}", *probes, *readouts, "models/prior", *trained_for_one,
+             *concepts_of_one],
+            [f"edits/{B}/{E}"], backbones | {"edit": compare.edits},
+        ),
+        "plot_edits": Stage(
+            f"results/edits/{E}.record.json", ["edits"],
+            _files(f"results/edits/{E}", ".csv", ".md", ".png", ".pdf", "_examples.png",
+                   "_examples.pdf", ".record.json"),
+            {"edit": compare.edits},
+        ),
+        "plot_disentanglement": Stage(
+            f"results/disentanglement/{E}.record.json", ["edits", *readouts],
+            _files(f"results/disentanglement/{E}", ".csv", ".png", ".pdf", ".record.json"),
+            {"edit": compare.disentangled},
+        ),
+        "make_tables": Stage(
+            "results/tables/record.json", ["samples", "scores", *trained], ["results/tables"]
+        ),
+        "plot_figures": Stage(
+            "results/figures/record.json",
+            ["samples", "scores", *trained[:1], "results/tables", "data", "latents"],
+            [*(f"results/figures/{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")),
+             "results/figures/record.json"],
+        ),
+        "plot_layers": Stage(
+            f"results/layers/{L}.record.json", ["samples", "results/tables", "data"],
+            _files(f"results/layers/{L}", ".png", ".pdf", ".record.json"),
+            {"layers": list(compare.layers)},
+        ),
+        "plot_prior": Stage(
+            "results/figures/prior_samples.record.json", ["models/prior", "data"],
+            _files("results/figures/prior_samples", ".png", ".pdf", ".record.json"),
+        ),
+        "write_report": Stage(
+            "results/report.html",
+            ["results/tables", "results/figures", *sweeps, *reported, f"{root}/workflow/report"],
+            ["results/report.html"],
+        ),
+    }  # fmt: skip
 
 
-def main() -> None:
-    stages = {name: _stage(name) for name in STAGES}
-    text = yaml.safe_dump({"stages": stages}, sort_keys=False, width=1000)
-    (ROOT / "dvc.yaml").write_text(HEADER + text)
+def dvc_yaml(folder: Path) -> str:
+    """The text of dvc.yaml for the experiment in `folder`."""
+    compare = read_settings(folder / "params.yaml").compare
+    root = "/".join([".."] * len(folder.resolve().relative_to(ROOT).parts)) or "."
+    stages = {
+        rule: _entry(rule, stage, root)
+        for rule, stage in stages_of(compare, root).items()
+        if all(stage.over.values())
+    }
+    text = yaml.dump({"stages": stages}, Dumper=_Dumper, sort_keys=False, width=1000)
+    if compare.methods:
+        shown = {
+            "metrics": ["results/tables/metrics.json"],
+            "plots": [f"results/figures/{name}.png" for name in FIGURES],
+        }
+        text += yaml.dump(shown, Dumper=_Dumper, sort_keys=False)
+    return HEADER + text
 
 
-def _stage(name: str) -> dict[str, Any]:
-    file, loop, target, dependencies, outputs, parameters = STAGES[name]
-    code = [f"${{root}}/workflow/rules/{file}.smk"]
-    code += [f"${{root}}/{path.as_posix()}" for path in code_files(f"stages.{name}")]
-    stage: dict[str, Any] = {"matrix": loop} if loop else {}
-    stage["cmd"] = f"snakemake {target} --snakefile ${{root}}/Snakefile"
-    stage["deps"] = dependencies + code
-    if parameters:
-        stage["params"] = parameters
-    stage["outs"] = [_output(path) for path in outputs]
-    return stage
+def _entry(rule: str, stage: Stage, root: str) -> dict[str, Any]:
+    """A stage as DVC writes it."""
+    names = {name: f"${{item.{name}}}" for name in stage.over}
+    return {
+        **({"matrix": stage.over} if stage.over else {}),
+        "cmd": f"snakemake {stage.target} --snakefile {root}/Snakefile",
+        **({"deps": stage.needs} if stage.needs else {}),
+        "params": [
+            *(part.format(**names) for part in PARTS[rule]),
+            {f"{root}/workflow/versions.json": [f"stages.{rule}.version"]},
+        ],
+        "outs": [_output(path) for path in stage.makes],
+    }
+
+
+class _Dumper(yaml.SafeDumper):
+    """Lists of names on one line, and no anchors."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+        plain = all(isinstance(item, str) and "/" not in item for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=plain)
+
+
+def _files(stem: str, *ends: str) -> list[str]:
+    return [stem + end for end in ends]
 
 
 def _output(path: str) -> str | dict[str, dict[str, bool]]:
@@ -216,6 +253,18 @@ def _output(path: str) -> str | dict[str, dict[str, bool]]:
     if path.startswith(NOT_STORED) and not path.endswith("record.json"):
         return {path: {"push": False}}
     return path
+
+
+def main() -> None:
+    folders = [Path(name) for name in sys.argv[1:]] or [
+        ROOT,
+        *(path.parent for path in sorted(ROOT.glob("experiments/*/params.yaml"))),
+    ]
+    for folder in folders:
+        target = folder / "dvc.yaml"
+        text = dvc_yaml(folder)
+        target.unlink(missing_ok=True)
+        target.write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Reading params.yaml, and finding one's way in it."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ from pipeline.settings.sections import Settings
 from sacd.errors import SacdError, unknown_name
 
 PARAMS = Path("params.yaml")
+# The environment's variable with the parameters that a run was planned with, which its jobs read
+# wherever and whenever they start. So an edit of params.yaml concerns the next run alone.
+PLANNED = "SACD_PARAMETERS"
 
 
 class _Loader(yaml.SafeLoader):
@@ -32,7 +37,19 @@ class _Loader(yaml.SafeLoader):
 
 
 def load_settings(path: Path = PARAMS) -> Settings:
-    """Read and check params.yaml; every mistake in it is named in one `SacdError`."""
+    """The checked parameters: in a job those of its run, else what stands in `path`."""
+    if path == PARAMS and PLANNED in os.environ:
+        return Settings.model_validate(json.loads(os.environ[PLANNED]))
+    return read_settings(path)
+
+
+def plan_with(settings: Settings) -> None:
+    """Give these parameters to all programs that this process starts."""
+    os.environ[PLANNED] = settings.model_dump_json()
+
+
+def read_settings(path: Path = PARAMS) -> Settings:
+    """Read and check a params.yaml; every mistake in it is named in one `SacdError`."""
     try:
         raw = yaml.load(path.read_text(), _Loader)
     except FileNotFoundError as error:

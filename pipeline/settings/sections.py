@@ -291,12 +291,11 @@ class Compare(Section):
 
 
 class Settings(Section):
-    """All of params.yaml; `root` is the way to the repository's root, for dvc.yaml.
+    """All of params.yaml.
 
     `layers` names backbones that are layers of one network, from shallow to deep.
     """
 
-    root: str
     seed: Annotated[int, Field(ge=0, lt=2**32)]  # what scikit-learn takes
     images: Images
     backbones: dict[Name, BackboneSettings]

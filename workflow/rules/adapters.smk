@@ -36,8 +36,8 @@ rule train_adapter:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.train_adapter"),
-        settings=lambda w: settings("seed", f"adapters.{w.adapter}"),
+        version=version_of("train_adapter"),
+        parameters=parameters_of("train_adapter"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.train_adapter --backbone {wildcards.backbone}"
         " --adapter {wildcards.adapter} 2>&1 | tee {log}"
@@ -62,8 +62,8 @@ rule train_decoder:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.train_decoder"),
-        settings=lambda w: settings("seed", f"decoders.{w.decoder}"),
+        version=version_of("train_decoder"),
+        parameters=parameters_of("train_decoder"),
     shell:
         "launch 1 1 stages.train_decoder --backbone {wildcards.backbone}"
         " --decoder {wildcards.decoder} 2>&1 | tee {log}"

@@ -18,7 +18,7 @@ rule cache_latents:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.cache_latents"),
+        version=version_of("cache_latents"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.cache_latents 2>&1 | tee {log}"
 
@@ -42,6 +42,6 @@ rule cache_features:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.cache_features"),
+        version=version_of("cache_features"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.cache_features --backbone {wildcards.backbone} 2>&1 | tee {log}"

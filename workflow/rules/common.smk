@@ -1,5 +1,6 @@
 # Shared by all rules; the settings of the experiment, and what decides when to run again.
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -7,41 +8,33 @@ from snakemake.exceptions import WorkflowError
 
 ROOT = Path(workflow.basedir)
 sys.path.insert(0, str(ROOT))
+os.environ.update(SACD_ROOT=str(ROOT))
 # A prefix replaces Snakemake's own strict mode, without which a stage that fails before `| tee` is
 # taken for one that went well. A scheduler's request to stop reaches every process of a job: the
-# stage answers it (sacd/stopping.py), and shell and tee must outlive it.
+# stage answers it (sacd/stopping.py), and shell and tee must outlive it. Nothing is imported from
+# the experiment's folder.
 shell.prefix(
-    f"set -euo pipefail; trap '' TERM USR1; export PYTHONPATH='{ROOT}'; "
-    f"launch() {{{{ bash '{ROOT}/workflow/launch.sh' \"$@\"; }}}}; "
+    "set -euo pipefail; trap '' TERM USR1; "
+    'export PYTHONPATH="$SACD_ROOT" PYTHONSAFEPATH=1; '
+    'launch() {{ bash "$SACD_ROOT/workflow/launch.sh" "$@"; }}; '
 )
 
 from sacd.errors import SacdError
 from sacd.files import digest
 from pipeline.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS
-from pipeline.code import code_version
 from pipeline.report_figures import more_figures
-from pipeline.settings.load import load_settings, section
+from pipeline.settings.load import PLANNED, load_settings, plan_with, read_settings
+from pipeline.versions import parts, version_of
 
 try:
     SETTINGS = load_settings()
 except SacdError as error:
     raise WorkflowError(str(error))
 
+PLANS = PLANNED not in os.environ  # and not a job of a run that another process planned
+plan_with(SETTINGS)
 COMPARE = SETTINGS.compare
 FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
-
-
-REPORTED = ("sweeps", "robustness", "layers", "concepts", "edits", "disentanglement")
-
-
-# DVC's stages depend on these folders, which an experiment without probes, say, would lack.
-for folder in (
-    "models/probes",
-    "models/readouts",
-    *(f"results/{kind}" for kind in REPORTED),
-    *(f"{kind}/{name}" for kind in ("decoders", "concepts") for name in COMPARE.backbones),
-):
-    Path(folder).mkdir(parents=True, exist_ok=True)
 
 
 wildcard_constraints:
@@ -58,12 +51,25 @@ wildcard_constraints:
     edit="[a-z0-9_]+",
 
 
-def settings(*sections):
-    """The parts of params.yaml behind a result, which is made again when they change.
+def parameters_of(stage):
+    """The parts of params.yaml behind a job's result, which is made again when they change.
 
     As sorted JSON: the order of keys means nothing, to DVC neither.
     """
-    return {name: json.dumps(section(SETTINGS, name), sort_keys=True) for name in sections}
+
+    def of_job(wildcards):
+        found = parts(stage, SETTINGS, **dict(wildcards.items()))
+        return {path: json.dumps(value, sort_keys=True) for path, value in found.items()}
+
+    return of_job
+
+
+def still_planned():
+    """Whether params.yaml still says what this run was planned with."""
+    try:
+        return read_settings() == SETTINGS
+    except SacdError:
+        return False
 
 
 def shipped(source, *files):

@@ -17,8 +17,8 @@ rule find_concepts:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.find_concepts"),
-        settings=lambda w: settings("seed", "images", f"concepts.{w.concepts}"),
+        version=version_of("find_concepts"),
+        parameters=parameters_of("find_concepts"),
     shell:
         "launch 1 1 stages.find_concepts --backbone {wildcards.backbone}"
         " --concepts {wildcards.concepts} 2>&1 | tee {log}"
@@ -52,7 +52,7 @@ rule plot_concepts:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_concepts"),
-        settings=lambda w: settings(f"concepts.{w.concepts}", "compare.backbones"),
+        version=version_of("plot_concepts"),
+        parameters=parameters_of("plot_concepts"),
     shell:
         "launch 1 1 stages.plot_concepts --concepts {wildcards.concepts} 2>&1 | tee {log}"

@@ -16,10 +16,8 @@ rule fit_readout:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.fit_readout"),
-        settings=lambda w: settings(
-            "seed", f"readouts.{w.readout}", "compare.judge", "compare.probes"
-        ),
+        version=version_of("fit_readout"),
+        parameters=parameters_of("fit_readout"),
     shell:
         "launch 1 1 stages.fit_readout --readout {wildcards.readout} 2>&1 | tee {log}"
 
@@ -51,17 +49,8 @@ rule draw_edits:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.draw_edits"),
-        settings=lambda w: settings(
-            "seed",
-            "images",
-            f"edits.{w.edit}",
-            "concepts",
-            "methods",
-            "compare.judge",
-            "compare.probes",
-            "compare.readouts",
-        ),
+        version=version_of("draw_edits"),
+        parameters=parameters_of("draw_edits"),
     shell:
         "launch 1 1 stages.draw_edits --backbone {wildcards.backbone} --edit {wildcards.edit}"
         " 2>&1 | tee {log}"
@@ -102,8 +91,8 @@ rule plot_edits:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_edits"),
-        settings=lambda w: settings("seed", f"edits.{w.edit}", "compare.backbones"),
+        version=version_of("plot_edits"),
+        parameters=parameters_of("plot_edits"),
     shell:
         "launch 1 1 stages.plot_edits --edit {wildcards.edit} 2>&1 | tee {log}"
 
@@ -133,9 +122,7 @@ rule plot_disentanglement:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_disentanglement"),
-        settings=lambda w: settings(
-            "seed", f"edits.{w.edit}", "concepts", "compare.backbones", "compare.readouts"
-        ),
+        version=version_of("plot_disentanglement"),
+        parameters=parameters_of("plot_disentanglement"),
     shell:
         "launch 1 1 stages.plot_disentanglement --edit {wildcards.edit} 2>&1 | tee {log}"

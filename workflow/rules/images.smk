@@ -10,9 +10,10 @@ rule prepare_images:
         "logs/prepare_images.benchmark.tsv"
     conda:
         "../../environment.yml"
+    threads: 1
     threads: 8
     params:
-        code=code_version("stages.prepare_images"),
-        settings=settings("seed", "images"),
+        version=version_of("prepare_images"),
+        parameters=parameters_of("prepare_images"),
     shell:
         "launch 1 1 stages.prepare_images 2>&1 | tee {log}"

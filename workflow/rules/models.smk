@@ -21,8 +21,8 @@ rule make_backbone:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.make_backbone"),
-        settings=lambda w: settings("seed", f"backbones.{w.backbone}"),
+        version=version_of("make_backbone"),
+        parameters=parameters_of("make_backbone"),
     shell:
         "launch 1 1 stages.make_backbone --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
@@ -44,8 +44,8 @@ rule make_autoencoder:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.make_autoencoder"),
-        settings=settings("seed", "prior.source", "prior.autoencoder"),
+        version=version_of("make_autoencoder"),
+        parameters=parameters_of("make_autoencoder"),
     shell:
         "launch 1 1 stages.make_autoencoder 2>&1 | tee {log}"
 
@@ -71,8 +71,8 @@ rule make_prior:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.make_prior"),
-        settings=settings("seed", "prior.source", "prior.unet"),
+        version=version_of("make_prior"),
+        parameters=parameters_of("make_prior"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.make_prior 2>&1 | tee {log}"
 
@@ -98,7 +98,7 @@ rule make_probe:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.make_probe"),
-        settings=lambda w: settings("seed", f"probes.{w.probe}"),
+        version=version_of("make_probe"),
+        parameters=parameters_of("make_probe"),
     shell:
         "launch 1 1 stages.make_probe --probe {wildcards.probe} 2>&1 | tee {log}"

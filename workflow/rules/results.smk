@@ -45,6 +45,7 @@ rule make_tables:
         ),
         "results/tables/main.md",
         "results/tables/methods.md",
+        "results/tables/metrics.json",
         "results/tables/record.json",
     log:
         "logs/make_tables.log",
@@ -54,8 +55,8 @@ rule make_tables:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.make_tables"),
-        settings=settings("seed", "compare"),
+        version=version_of("make_tables"),
+        parameters=parameters_of("make_tables"),
     shell:
         "launch 1 1 stages.make_tables 2>&1 | tee {log}"
 
@@ -103,8 +104,8 @@ rule plot_figures:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_figures"),
-        settings=settings("compare"),
+        version=version_of("plot_figures"),
+        parameters=parameters_of("plot_figures"),
     shell:
         "launch 1 1 stages.plot_figures 2>&1 | tee {log}"
 
@@ -131,8 +132,8 @@ rule plot_layers:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_layers"),
-        settings=lambda w: settings(f"layers.{w.layers}", "compare.main_method"),
+        version=version_of("plot_layers"),
+        parameters=parameters_of("plot_layers"),
     shell:
         "launch 1 1 stages.plot_layers --layers {wildcards.layers} 2>&1 | tee {log}"
 
@@ -157,8 +158,8 @@ rule plot_prior:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_prior"),
-        settings=settings("seed"),
+        version=version_of("plot_prior"),
+        parameters=parameters_of("plot_prior"),
     shell:
         "launch 1 1 stages.plot_prior 2>&1 | tee {log}"
 
@@ -188,8 +189,8 @@ rule write_report:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.write_report"),
+        version=version_of("write_report"),
         captions=CAPTIONS,
-        settings=settings("compare"),
+        parameters=parameters_of("write_report"),
     shell:
         "launch 1 1 stages.write_report 2>&1 | tee {log}"

@@ -23,10 +23,8 @@ rule measure_robustness:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.measure_robustness"),
-        settings=lambda w: settings(
-            "seed", "images", f"disturbances.{w.disturbance}", "methods", "compare.judge"
-        ),
+        version=version_of("measure_robustness"),
+        parameters=parameters_of("measure_robustness"),
     shell:
         "launch 1 1 stages.measure_robustness --backbone {wildcards.backbone}"
         " --disturbance {wildcards.disturbance} 2>&1 | tee {log}"
@@ -69,9 +67,7 @@ rule plot_robustness:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.plot_robustness"),
-        settings=lambda w: settings(
-            "seed", f"disturbances.{w.disturbance}", "methods", "compare.backbones"
-        ),
+        version=version_of("plot_robustness"),
+        parameters=parameters_of("plot_robustness"),
     shell:
         "launch 1 1 stages.plot_robustness --disturbance {wildcards.disturbance} 2>&1 | tee {log}"

@@ -16,8 +16,8 @@ rule draw_samples:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.draw_samples"),
-        settings=lambda w: settings("seed", f"methods.{w.method}"),
+        version=version_of("draw_samples"),
+        parameters=parameters_of("draw_samples"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.draw_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
@@ -59,15 +59,8 @@ rule sweep_method:
         "../../environment.yml"
     threads: 1
     params:
-        code=code_version("stages.sweep_method"),
-        settings=lambda w: settings(
-            "seed",
-            f"sweeps.{w.sweep}",
-            "methods",
-            "compare.backbones",
-            "compare.judge",
-            "compare.probes",
-        ),
+        version=version_of("sweep_method"),
+        parameters=parameters_of("sweep_method"),
     shell:
         "launch 1 1 stages.sweep_method --sweep {wildcards.sweep} 2>&1 | tee {log}"
 
@@ -101,8 +94,8 @@ rule score_samples:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.score_samples"),
-        settings=settings("seed", "compare.judge", "compare.probes"),
+        version=version_of("score_samples"),
+        parameters=parameters_of("score_samples"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.score_samples --backbone {wildcards.backbone}"
         " --method {wildcards.method} 2>&1 | tee {log}"
@@ -138,8 +131,8 @@ rule score_references:
         nodes=1,
         processes=1,
     params:
-        code=code_version("stages.score_references"),
-        settings=settings("seed", "compare.judge", "compare.probes", "compare.main_method"),
+        version=version_of("score_references"),
+        parameters=parameters_of("score_references"),
     shell:
         "launch {resources.nodes} {resources.processes} stages.score_references --backbone {wildcards.backbone} 2>&1 | tee {log}"
 
