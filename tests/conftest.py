@@ -361,7 +361,7 @@ def in_experiment(
 def call_stage(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str]]:
-    """Call with a stage's name (or a program's dotted one) and arguments: (exit status, what it wrote to stderr).
+    """Call with a stage's or dotted name and arguments: (exit status, what it wrote to stderr).
 
     The stage runs in this process, in the frame that `python -m stages.NAME` gives it; any
     exception but the one meant for people comes out here and fails the test.

@@ -10,7 +10,6 @@ rule prepare_images:
         "logs/prepare_images.benchmark.tsv"
     conda:
         "../../environment.yml"
-    threads: 1
     threads: 8
     params:
         version=version_of("prepare_images"),
