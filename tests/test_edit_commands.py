@@ -236,7 +236,7 @@ class TestCommands:
     def test_a_file_type_that_is_not_written(self, experiment: Path, call_stage: Callable):
         message = one_message(
             *call_stage(
-                "cli", "compose", "a.png", "b.png", "--adapter", "nowhere", "--out", "x.txt"
+                "cli.main", "compose", "a.png", "b.png", "--adapter", "nowhere", "--out", "x.txt"
             )
         )
         assert message == "--out x.txt: must end in .png, .pdf.\n"

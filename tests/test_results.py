@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ROOT, Checkout
+from conftest import Checkout
 from diffusers import AutoencoderKL
 from PIL import Image
 
@@ -141,7 +141,9 @@ def test_show_results_sums_up_checks_and_cost(compared: Checkout):
     assert f"{checks.holds.sum()} of {len(checks)} checks hold" in shown
     total, parts = re.search(r"seconds of jobs: (\d+) \((.+)\)", shown).groups()
     rules = {rule: int(seconds) for rule, seconds in map(str.split, parts.split(", "))}
-    assert set(rules) == set(yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"])
+    assert set(rules) == set(
+        yaml.safe_load((compared.experiment / "dvc.yaml").read_text())["stages"]
+    )
     assert sum(rules.values()) == pytest.approx(int(total), abs=len(rules))
     for path in re.findall(r"^(?:table|figure|report): +(\S+)$", shown, re.MULTILINE):
         assert (compared.experiment / path).exists()
