@@ -30,6 +30,8 @@ ASIDE = {
     "seconds_per_image",
 }  # fmt: skip
 
+LOG = Path(".log")  # what a job prints
+
 Lines = dict[str, set[int]]  # by file
 
 
@@ -132,7 +134,7 @@ def main() -> None:
             with os.fdopen(told) as pipe:
                 text = pipe.read()
             if os.waitpid(child, 0)[1]:
-                sys.exit(f"{' '.join(arguments)}: failed")
+                sys.exit(f"{LOG.read_text()}{' '.join(arguments)}: failed")
             for path, numbers in json.loads(text).items():
                 executed[path] |= set(numbers)
         else:
@@ -158,9 +160,10 @@ def _run(tree: Path, arguments: list[str], telling: int) -> None:
     sys.settrace(trace)
     status = 1
     try:
-        with open(os.devnull, "w") as nowhere:
-            sys.stdout = nowhere
-            runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+        with LOG.open("w") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
         status = 0
     except SystemExit as stop:
         status = int(bool(stop.code))
