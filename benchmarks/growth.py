@@ -32,7 +32,7 @@ import torch
 import yaml
 from harness import arguments_of, publish
 
-from pipeline.code import ROOT
+from pipeline.artefacts import ROOT
 from sacd.files import read_json
 from sacd.shards import Shards, write_shards
 

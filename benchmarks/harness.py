@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from pipeline.code import ROOT
+from pipeline.artefacts import ROOT
 from pipeline.program import device
 from pipeline.record import device_name
 

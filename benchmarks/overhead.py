@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 from harness import add_experiment, arguments_of, publish, seconds_of
 
-from pipeline.code import ROOT
+from pipeline.artefacts import ROOT
 from sacd.files import read_json
 from workflow.show_results import seconds_of_rules
 

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent  # the repository: code, rules, versions
+
 SPLITS = ("train", "val", "test")
 
 MANIFEST = Path("data/manifest.parquet")

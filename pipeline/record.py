@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts import ROOT
 from pipeline.program import compiling, device
 from pipeline.settings.sections import Settings
 from pipeline.versions import parts, version_of
@@ -70,9 +71,8 @@ def _revision() -> str:
 
 
 def _git(*arguments: str) -> str:
-    root = Path(__file__).parent.parent
     command = ["git", *arguments]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 

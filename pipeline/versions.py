@@ -6,14 +6,14 @@ release of a library, gives other results.
 """
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
+from pipeline.artefacts import ROOT
 from pipeline.settings.load import section
 from pipeline.settings.sections import Settings
 from sacd.files import read_json
 
-VERSIONS = Path(__file__).resolve().parent.parent / "workflow/versions.json"
+VERSIONS = ROOT / "workflow/versions.json"
 
 # By stage, the parts of params.yaml that decide its result; braces hold what a job is named by.
 PARTS: dict[str, tuple[str, ...]] = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.artefacts import FIGURES, REPORT, SHOWN, TABLES
+from pipeline.artefacts import FIGURES, REPORT, ROOT, SHOWN, TABLES
 from pipeline.page import picture, write_page
 from pipeline.program import run
 from pipeline.report_figures import more_figures
@@ -15,7 +15,7 @@ from pipeline.settings.load import load_settings
 from pipeline.tabular import read_table
 from sacd.files import readable
 
-CAPTIONS = Path(__file__).parent.parent / "workflow/report"
+CAPTIONS = ROOT / "workflow/report"
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ list of images.
 
 import argparse
 
-from pipeline.code import ROOT
+from pipeline.artefacts import ROOT
 from pipeline.costs import Row, add, measure_costs, plan
 from pipeline.program import run
 from pipeline.settings.load import load_settings

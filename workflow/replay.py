@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -89,6 +90,15 @@ def replay(tree: Path, folder: Path, jobs: list[Job]) -> Lines:
         sys.exit(f"error: {tree}: a job of the fixture failed (see above)")
     found = {path: set(numbers) for path, numbers in json.loads(lines.read_text()).items()}
     lines.unlink()
+    return found
+
+
+def union(runs: Iterable[Lines]) -> Lines:
+    """The lines that any of the runs executed."""
+    found: Lines = defaultdict(set)
+    for lines in runs:
+        for path, numbers in lines.items():
+            found[path] |= numbers
     return found
 
 

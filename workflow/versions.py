@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from replay import Lines, jobs_of, redo, replay  # of this folder
+from replay import Lines, jobs_of, redo, replay, union  # of this folder
 from source import Statement, code_digest, statements
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -85,18 +85,21 @@ def compare() -> None:
         (place / "plan").mkdir()
         (place / "plan/params.yaml").write_bytes((ROOT / FIXTURE).read_bytes())
         jobs = jobs_of(ROOT, place / "plan")
+        redone = {
+            stage: redo(ROOT, reference, [job for job in jobs if job.stage == stage], place / stage)
+            for stage in concerned
+        }
+        unseen = _unseen(old, concerned, before, union(lines for lines, _ in redone.values()))
         unsaid = []
-        for stage in concerned:
-            mine = [job for job in jobs if job.stage == stage]
-            after, differing = redo(ROOT, reference, mine, place / stage)
+        for stage, (_, differing) in redone.items():
             entry = committed["stages"].setdefault(stage, {"version": 0})
             if differing:
                 entry["version"] += 1
                 print(f"{stage}: version {entry['version']}, for it writes another", *differing)
-            elif unseen := _unseen(old, stage, before, after):
+            elif unseen[stage]:
                 unsaid.append(stage)
                 print(f"{stage}: the same on the fixture, which does not run what was changed:")
-                print("\n".join(f"    {statement}" for statement in unseen))
+                print("\n".join(f"    {statement}" for statement in unseen[stage]))
                 continue
             else:
                 print(f"{stage}: the same, byte for byte")
@@ -109,14 +112,20 @@ def compare() -> None:
         )
 
 
-def _unseen(old: Path, stage: str, before: Lines, after: Lines) -> list[str]:
-    """Statements that only one of the two trees has, and that its run did not execute."""
-    module = f"stages.{stage}"
-    ours, theirs = statements(ROOT, module), statements(old, module)
-    return [
-        *(f"+ {text}" for text in _not_run(ours, theirs, after)),
-        *(f"- {text}" for text in _not_run(theirs, ours, before)),
-    ]
+def _unseen(old: Path, stages: list[str], before: Lines, after: Lines) -> dict[str, list[str]]:
+    """By stage, statements that only one of the two trees has and that no stage's run executed.
+
+    What some stage executed was compared there: what it does is known from that stage.
+    """
+    found = {}
+    for stage in stages:
+        module = f"stages.{stage}"
+        ours, theirs = statements(ROOT, module), statements(old, module)
+        found[stage] = [
+            *(f"+ {text}" for text in _not_run(ours, theirs, after)),
+            *(f"- {text}" for text in _not_run(theirs, ours, before)),
+        ]
+    return found
 
 
 def _not_run(some: list[Statement], others: list[Statement], lines: Lines) -> list[str]:
