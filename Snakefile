@@ -45,7 +45,7 @@ localrules:
 
 MODELS = [
     *(f"models/backbones/{name}/record.json" for name in COMPARE.networks),
-    *(f"models/probes/{name}/record.json" for name in COMPARE.probes),
+    *(f"models/segmenters/{name}/record.json" for name in COMPARE.segmenters),
     "models/prior/record.json",
 ]
 
@@ -61,7 +61,7 @@ rule all:
         [f"results/concepts/{name}.record.json" for name in COMPARE.concepts],
         [f"results/edits/{name}.record.json" for name in COMPARE.edits],
         [f"results/disentanglement/{name}.record.json" for name in COMPARE.disentangled],
-        [f"models/readouts/{name}/record.json" for name in COMPARE.readouts],
+        [f"models/probes/{name}/record.json" for name in COMPARE.probes],
 
 
 rule models:

@@ -21,8 +21,8 @@ from pipeline.program import device
 from pipeline.settings.load import load_settings
 from pipeline.settings.methods import AdapterMethod
 from pipeline.settings.sections import Settings
-from sacd.background import in_background
 from sacd.numerics import numerics
+from sacd.prefetch import prefetched
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards, write_shards
 from stages.draw_samples import IMAGES_PER_SHARD
@@ -92,7 +92,7 @@ def shares_of_sampling(
 
     def draw_by_two() -> None:
         tasks = (partial(inverter.decode, draw_latents()) for _ in range(SHARDS))
-        for _ in in_background(tasks):
+        for _ in prefetched(tasks):
             pass
 
     images = draw().unflatten(0, (len(ids), method.samples))

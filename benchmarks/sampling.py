@@ -31,7 +31,7 @@ from diffusers import DDIMScheduler
 from harness import add_experiment, arguments_of, publish, synchronise
 from torch import Tensor
 
-from pipeline.inputs import spread_rows
+from pipeline.inputs import stratified_rows
 from pipeline.program import device, progress
 from pipeline.record import device_name
 from pipeline.settings.load import load_settings
@@ -43,7 +43,7 @@ from sacd.sampling.noise import initial_noise
 from sacd.shards import Shards
 
 STEPS, GUIDANCES, ENERGY_GUIDANCES = (2, 4, 8, 12, 20), (1.0, 2.0, 5.0), (0.0, 0.5, 1.0)
-GUIDED_BELOW = 0.65
+GUIDANCE_INTERVAL = (0.0, 0.65)
 LEAST_GAIN = 0.005  # of cosine, to be on the frontier
 PUBLISHED: dict[str, Any] = {"steps": 50, "guidance": 1.75, "energy_guidance": 0.0}
 
@@ -80,7 +80,7 @@ def open_cases(experiment: Path, count: int) -> Iterator[Case]:
             continue
         folder = experiment / "adapters" / backbone / name
         stored = Shards(experiment / "features" / backbone / "val")
-        rows = spread_rows(stored, count)
+        rows = stratified_rows(stored, count)
         yield Case(
             backbone,
             name,
@@ -121,7 +121,9 @@ def measure(
 
 def by_us(case: Case, chosen: dict[str, Any]) -> Tensor:
     keys = [(name, 0) for name in case.ids]
-    return case.inverter.sample(case.features, keys, case.seed, guided_below=GUIDED_BELOW, **chosen)
+    return case.inverter.sample(
+        case.features, keys, case.seed, guidance_interval=GUIDANCE_INTERVAL, **chosen
+    )
 
 
 @torch.no_grad()

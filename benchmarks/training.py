@@ -31,7 +31,7 @@ from rates import matrix_product, rate
 from torch import Tensor
 
 from pipeline.costs import operations
-from pipeline.inputs import spread_rows, whitening_of
+from pipeline.inputs import stratified_rows, whitening_of
 from pipeline.program import device, progress
 from pipeline.settings.load import load_settings
 from pipeline.settings.methods import AdapterMethod
@@ -92,7 +92,8 @@ class Subject:
         chosen, method = settings.adapters[adapter], settings.methods[settings.compare.main_method]
         assert isinstance(method, AdapterMethod)
         self.recipe = Recipe(**chosen.training.model_dump(), seed=settings.seed)
-        self.drop, self.pooled = chosen.drop, chosen.conditioning == "pooled"
+        self.dropout, self.pooled = chosen.condition_dropout, chosen.conditioning == "pooled"
+
         self.drawing, self.seed = method.drawing, settings.seed
         self.prior = Prior.from_pretrained(experiment / "models/prior").to(device())
         network = Backbone.from_pretrained(experiment / "models/backbones" / backbone)
@@ -122,7 +123,7 @@ class Subject:
         )
         with tempfile.TemporaryDirectory() as work:
             trained = train_adapter(
-                adapter, self.prior, pairs, held_out, recipe, self.drop, Path(work), device(),
+                adapter, self.prior, pairs, held_out, recipe, self.dropout, Path(work), device(),
                 progress("sacd"),
             )  # fmt: skip
         return self.row(adapter, trained, recipe)
@@ -151,7 +152,7 @@ class Subject:
 
     def row(self, adapter: Adapter, trained: Trained, recipe: Recipe) -> dict[str, float]:
         """Samples a second, and how near validation images that are now drawn come."""
-        rows = spread_rows(self._held_out, DRAWN)
+        rows = stratified_rows(self._held_out, DRAWN)
         keys = [(self._held_out.ids[row], 0) for row in rows]
         features = self._held_out.read("features", rows).float()
         inverter = Inverter(self.prior, adapter, self.backbone, device())
@@ -178,7 +179,7 @@ class Subject:
         self, adapter: Adapter, latents: Tensor, features: Tensor, generator: torch.Generator
     ) -> Tensor:
         """The denoising loss of a batch, some features dropped."""
-        dropped = torch.rand(len(latents), generator=generator) < self.drop
+        dropped = torch.rand(len(latents), generator=generator) < self.dropout
         noisy, times, target = noised(self.prior.scheduler, latents, generator, NOISE_EXPONENT)
         hint = adapter.hint(features, dropped.to(device()))
         predicted = adapter(self.prior.unet, noisy, times, self.prior.prompts(len(latents)), hint)

@@ -17,11 +17,11 @@ WAYS = {"line": mix, "sphere": mix_on_sphere}
 
 @dataclass(frozen=True)
 class ComposeRequest(Request):
-    """With the image `other`: mixed by each of `shares` along `path`, or transplanted into the
+    """With the image `other`: mixed by each of `weights` along `path`, or transplanted into the
     white of the image `mask`."""
 
     other: Path
-    shares: list[float]
+    weights: list[float]
     path: str
     mask: Path | None
 
@@ -29,14 +29,14 @@ class ComposeRequest(Request):
 def compose(request: ComposeRequest) -> None:
     """Write a strip to `request.out` (.png, .pdf); print what it holds of both images."""
     require_kind(request.out, KINDS)
-    if any(not 0 <= share <= 1 for share in request.shares):
-        raise SacdError("--shares must be from 0 to 1.")
+    if any(not 0 <= weight <= 1 for weight in request.weights):
+        raise SacdError("--weights must be from 0 to 1.")
     opened = open_request(request, request.other)
     inverter = opened.inverter
     features, logits = inverter.look(opened.images)
     first, second = features.cpu()[:1], features.cpu()[1:]
     if request.mask is None:
-        maps = {f"{t:g}": WAYS[request.path](first, second, t) for t in sorted({*request.shares})}
+        maps = {f"{t:g}": WAYS[request.path](first, second, t) for t in sorted({*request.weights})}
     else:
         region = read_mask(request.mask, inverter.image_size, (first.shape[2], first.shape[3]))
         maps = {"as it was": first, "transplant": transplant(first, second, region)}

@@ -87,7 +87,7 @@ def _add_compose(commands: Any) -> None:
     _add_drawing(command)
     command.add_argument("other", type=Path, metavar="OTHER")
     command.add_argument(
-        "--shares", type=_number, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], metavar="T",
+        "--weights", type=_number, nargs="+", default=[0.0, 0.25, 0.5, 0.75, 1.0], metavar="T",
         help="of the other image in the mixture",
     )  # fmt: skip
     command.add_argument("--path", choices=("line", "sphere"), default="line")

@@ -11,7 +11,7 @@ from cli.one_image import Opened, Request, draw, open_request, read_file, requir
 from pipeline.artefacts import concept_folder
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import steer
-from sacd.concepts.effects import landed, leaked
+from sacd.concepts.effects import efficacy, off_target
 from sacd.concepts.regions import active_region, object_region
 from sacd.errors import SacdError, unknown_name
 from sacd.figures.edits import plot_edit_examples
@@ -145,6 +145,6 @@ def _region(
 def _effects(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict[str, float]:
     """Means over samples (K, C, h, w) of what an edit (1, C, h, w) did."""
     asked, region = asked.expand_as(after), region.expand(len(after), -1, -1)
-    effects = {"landed": landed(before, after, asked, region)}
-    effects |= leaked(before, after, asked, region)
+    effects = {"efficacy": efficacy(before, after, asked, region)}
+    effects |= off_target(before, after, asked, region)
     return {name: float(values.mean()) for name, values in effects.items()}

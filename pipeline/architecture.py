@@ -14,7 +14,7 @@ from sacd.backbones.backbone import Backbone, create_network
 from sacd.features.whitening import Whitening
 from sacd.prior.autoencoder import create_autoencoder
 from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
-from sacd.prior.prior import Prior, shrinkage
+from sacd.prior.prior import Prior, vae_scale_factor
 
 # Stable Diffusion 1 (Rombach et al. 2022), which MiniSD is; its other options are diffusers' own.
 SD_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -44,7 +44,7 @@ def random_prior(settings: Settings) -> tuple[Prior, str]:
     if chosen.source == "train":
         assert chosen.autoencoder and chosen.unet  # the settings' check
         vae = create_autoencoder(chosen.autoencoder.options, size)
-        shape = (vae.config.latent_channels, size // shrinkage(vae))
+        shape = (vae.config.latent_channels, size // vae_scale_factor(vae))
         unet, prompt = create_unet(chosen.unet.options, (shape[0], shape[1])), (1, PROMPT_WIDTH)
         origin = "params.yaml"
     elif (folder / "unet").is_dir():
@@ -53,7 +53,7 @@ def random_prior(settings: Settings) -> tuple[Prior, str]:
         prompt, origin = (1, unet.config.cross_attention_dim), chosen.source
     else:
         vae = create_autoencoder(SD_AUTOENCODER, size)
-        unet = UNet2DConditionModel(sample_size=size // shrinkage(vae), **SD_UNET)
+        unet = UNet2DConditionModel(sample_size=size // vae_scale_factor(vae), **SD_UNET)
         prompt = SD_PROMPT
         origin = f"Stable Diffusion 1, for {chosen.source} is not here"
     for network in (vae, unet):

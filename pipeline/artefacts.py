@@ -26,7 +26,7 @@ PRIOR_PARTS = (  # all that decides what a prior draws
     "null_prompt.safetensors",
 )
 PRIOR_FILES = [PRIOR / part for part in PRIOR_PARTS]
-PROBE_WEIGHTS = "diffusion_pytorch_model.safetensors"
+SEGMENTER_WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What stages.score_references scores, and how it stands to a method's samples.
 REFERENCES = {
@@ -53,9 +53,9 @@ def backbone_folder(backbone: str) -> Path:
     return Path("models/backbones") / backbone
 
 
-def probe_folder(probe: str) -> Path:
-    """A probe's weights and configuration."""
-    return Path("models/probes") / probe
+def segmenter_folder(segmenter: str) -> Path:
+    """A segmenter's weights and configuration."""
+    return Path("models/segmenters") / segmenter
 
 
 def latent_folder(split: str) -> Path:
@@ -108,9 +108,9 @@ def concept_file(concepts: str) -> Path:
     return Path("results/concepts") / f"{concepts}.csv"
 
 
-def readout_folder(readout: str) -> Path:
+def probe_folder(probe: str) -> Path:
     """Linear classifiers of true factors from the judge's features."""
-    return Path("models/readouts") / readout
+    return Path("models/probes") / probe
 
 
 def edit_folder(backbone: str, edit: str) -> Path:

@@ -241,7 +241,8 @@ def _draw(
         case AdapterMethod():
             key = (backbone, method.adapter)
             more = (method.guidance != 1) + (method.energy_guidance != 0)
-            passes = method.steps * (1 + more * method.guided_below)
+            low, high = method.guidance_interval
+            passes = method.steps * (1 + more * (high - low))
             drawn = method.samples * method.best_of
             refined = 2 * method.refinement.steps if method.refinement else 0
             return {

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.artefacts import feature_folder, image_folder
-from pipeline.inputs import open_images, spread_rows
+from pipeline.inputs import open_images, stratified_rows
 from pipeline.program import device
 from pipeline.settings.sections import (
     Attack,
@@ -69,7 +69,7 @@ def levels_of(
 ) -> Iterator[Level]:
     """No disturbance, then each level of the disturbance `name`, for the backbone named `whose`."""
     test = Shards(image_folder("test"))
-    rows = spread_rows(test, chosen.images)
+    rows = stratified_rows(test, chosen.images)
     ids, images = [test.ids[row] for row in rows], test.read("images", rows)
     none = Level(UNDISTURBED, ids, images, images, *see(backbone, images))
     if isinstance(chosen, Attack) and chosen.targeted:
@@ -121,7 +121,7 @@ def classify(backbone: Backbone, features: Tensor) -> Tensor | None:
 
 def _usual_range(backbone: str) -> ChannelRange:
     train = Shards(feature_folder(backbone, "train"))
-    return ChannelRange.of(train.read("features", spread_rows(train, CHANNEL_IMAGES)))
+    return ChannelRange.of(train.read("features", stratified_rows(train, CHANNEL_IMAGES)))
 
 
 def _disturbed(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.artefacts import concept_folder, feature_folder
-from pipeline.inputs import load_masks, open_images, others_of, spread_rows
+from pipeline.inputs import load_masks, open_images, others_of, stratified_rows
 from pipeline.settings.concepts import (
     EditSettings,
     LabelledConcepts,
@@ -41,7 +41,7 @@ class Subjects:
         logits: (N, classes) of each of the `EYES` that has a head.
         masks: bool (N, S, S) of their true objects, or None.
         others: (N,), the row of the other image, by which a map is mixed or to which it gives.
-        kinds: true kinds of the factors that a readout tells.
+        kinds: true kinds of the factors that a probe tells.
     """
 
     ids: list[str]
@@ -64,7 +64,7 @@ class Edited:
 
     Attributes:
         what: a direction's name, else the edit's type.
-        level: the strength or share; 0 before anything is done, 1 where there are no degrees.
+        level: the strength or weight; 0 before anything is done, 1 where there are no degrees.
         features: (N, C, h, w), what is drawn from.
         region: bool (N, h, w), where they are edited.
         wanted: (N, classes) for each of the `EYES`, how much of what should appear each class has,
@@ -87,7 +87,7 @@ def choose_subjects(
     shards, manifest = open_images("test")
     cached = Shards(feature_folder(backbone, "test"))
     cached.require_ids(shards.ids, str(shards.folder))
-    rows = spread_rows(shards, chosen.images)
+    rows = stratified_rows(shards, chosen.images)
     masks = load_masks("test", settings.images.size)[rows] if "mask" in manifest else None
     features = cached.read("features", rows).float()
     some = manifest.iloc[rows]
@@ -122,7 +122,7 @@ def edits_of(
         case Mixture():
             region = _region("image", subjects)
             way = mix if chosen.path == "line" else mix_on_sphere
-            extents = {share: way(own, others, share) for share in (1.0, *chosen.shares)}
+            extents = {weight: way(own, others, weight) for weight in (1.0, *chosen.weights)}
         case Transplant():
             region = _region(chosen.region, subjects)[subjects.others]
             extents = {1.0: transplant(own, others, region)}

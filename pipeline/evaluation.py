@@ -9,16 +9,16 @@ from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
-from pipeline.artefacts import PROBE_WEIGHTS, feature_folder, image_folder, probe_folder
-from pipeline.inputs import load_backbone, load_masks, spread_rows
+from pipeline.artefacts import SEGMENTER_WEIGHTS, feature_folder, image_folder, segmenter_folder
+from pipeline.inputs import load_backbone, load_masks, stratified_rows
 from pipeline.program import device, progress
 from pipeline.settings.sections import Settings
 from pipeline.work_folder import content, work_folder
 from sacd import parallel
-from sacd.concepts.readout import pool_parts
+from sacd.concepts.probe import pool_parts
 from sacd.files import atomic, write_json
-from sacd.metrics.finder import mask_logits
 from sacd.metrics.scoring import Eyes, Truth, score_batch
+from sacd.metrics.segmenter import mask_logits
 from sacd.metrics.sets import frechet_distance, inception_distances
 from sacd.networks import load_diffusers
 from sacd.shards import INDEX, Shards
@@ -26,7 +26,7 @@ from sacd.tensors import write_tensors
 
 IMAGES_PER_BATCH = 16
 ROWS_PER_READ = 1024
-EYES_BATCH = 64  # images that a finder sees at once
+EYES_BATCH = 64  # images that a segmenter sees at once
 
 
 def load_truth(
@@ -39,12 +39,12 @@ def load_truth(
     )
     for features in (seen, judged):
         features.require_ids(images.ids, str(images.folder))
-    rows = spread_rows(images, count or len(images))
+    rows = stratified_rows(images, count or len(images))
 
     def read(shards: Shards, name: str) -> Tensor:
         return shards.read_all(name) if count is None else shards.read(name, rows)
 
-    masks = load_masks(split, settings.images.size)[rows] if settings.compare.probes else None
+    masks = load_masks(split, settings.images.size)[rows] if settings.compare.segmenters else None
     return Truth(
         ids=[images.ids[row] for row in rows],
         images=read(images, "images"),
@@ -57,33 +57,34 @@ def load_truth(
 
 
 def load_eyes(backbone: str, settings: Settings) -> Eyes:
-    """The inverted backbone, the judge and, in the embedded world, the finder."""
+    """The inverted backbone, the judge and, in the embedded world, the segmenter."""
     return Eyes(
         load_backbone(backbone),
         load_backbone(settings.compare.judge),
-        load_finder(settings),
+        load_segmenter(settings),
         device(),
     )
 
 
-def load_finder(settings: Settings) -> UNet2DModel | None:
+def load_segmenter(settings: Settings) -> UNet2DModel | None:
     """The network that finds the object, where there is one."""
-    finders = [n for n in settings.compare.probes if settings.probes[n].kind == "finder"]
-    return load_diffusers(UNet2DModel, probe_folder(finders[0])).to(device()) if finders else None
+    for name in settings.compare.segmenters:
+        return load_diffusers(UNet2DModel, segmenter_folder(name)).to(device())
+    return None
 
 
 @torch.no_grad()
-def read_parts(features: Tensor, images: Tensor, finder: UNet2DModel | None) -> Tensor:
-    """What a readout reads: features (N, C, h, w) averaged over parts of images uint8 (N, 3, H, W).
+def read_parts(features: Tensor, images: Tensor, segmenter: UNet2DModel | None) -> Tensor:
+    """What a probe reads: features (N, C, h, w) averaged over parts of images uint8 (N, 3, H, W).
 
-    (N, 2 C + 6), of the object that the finder sees and of the rest; without a finder, all is the
+    (N, 2 C + 6), of the object that the segmenter sees and of the rest; without one, all is the
     object. Beside the features go the images' colours, which the judge may have dropped.
     """
-    if finder is None:
+    if segmenter is None:
         found = torch.ones(len(images), *images.shape[-2:])
     else:
         blocks = (block.to(device()).float() / 255 for block in images.split(EYES_BATCH))
-        found = torch.cat([mask_logits(finder, block).sigmoid().cpu() for block in blocks])
+        found = torch.cat([mask_logits(segmenter, block).sigmoid().cpu() for block in blocks])
     colors = images.float().cpu() / 255
     return torch.cat([pool_parts(features.float().cpu(), found), pool_parts(colors, found)], 1)
 
@@ -121,13 +122,13 @@ def scoring_work(
     seen = [feature_folder(name, "test") / INDEX for name in (backbone, settings.compare.judge)]
     return work_folder(
         stage, backbone, what, scoring_sections(settings),
-        *map(content, [*inputs, *seen, *probe_files(settings)]),
+        *map(content, [*inputs, *seen, *segmenter_files(settings)]),
     )  # fmt: skip
 
 
-def probe_files(settings: Settings) -> list[Path]:
-    """Weights of the probes that score."""
-    return [probe_folder(name) / PROBE_WEIGHTS for name in settings.compare.probes]
+def segmenter_files(settings: Settings) -> list[Path]:
+    """Weights of the segmenters that score."""
+    return [segmenter_folder(name) / SEGMENTER_WEIGHTS for name in settings.compare.segmenters]
 
 
 def set_scores(
@@ -165,7 +166,7 @@ def scoring_sections(settings: Settings) -> dict[str, object]:
     return {
         "seed": settings.seed,
         "judge": {compare.judge: settings.backbones[compare.judge].model_dump()},
-        "probes": {name: settings.probes[name].model_dump() for name in compare.probes},
+        "segmenters": {name: settings.segmenters[name].model_dump() for name in compare.segmenters},
     }
 
 

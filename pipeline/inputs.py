@@ -43,7 +43,7 @@ def rows_over_classes(manifest: pd.DataFrame, count: int) -> list[int]:
     return by_class[places].tolist()
 
 
-def spread_rows(shards: Shards, count: int) -> list[int]:
+def stratified_rows(shards: Shards, count: int) -> list[int]:
     """At most `count` rows, spread over all."""
     return evenly_spaced(torch.arange(len(shards)), count).tolist()
 
@@ -67,5 +67,5 @@ def load_backbone(name: str) -> Backbone:
 
 def whitening_of(features: Shards, pooled: bool) -> Whitening:
     """The whitening that a network which is given these features begins with."""
-    some = features.read("features", spread_rows(features, WHITENING_IMAGES))
+    some = features.read("features", stratified_rows(features, WHITENING_IMAGES))
     return measure_whitening(some.split(64), pooled)

@@ -34,13 +34,13 @@ from pipeline.work_folder import content, work_folder
 from sacd.adapters.adapter import compile_steps
 from sacd.adapters.registry import load_adapter
 from sacd.backbones.backbone import WEIGHTS
-from sacd.background import in_background
 from sacd.baselines.decoder import FeatureDecoder
 from sacd.baselines.guidance import FeatureGuidance, guided_latents
 from sacd.baselines.nearest import nearest_rows
 from sacd.baselines.pixels import PixelSearch, optimise_pixels
 from sacd.features.distance import relative_distance
 from sacd.numerics import numerics
+from sacd.prefetch import prefetched
 from sacd.prior.latents import decode_latents
 from sacd.prior.prior import Prior, latent_shape, to_uint8
 from sacd.sampling.inverter import Inverter
@@ -85,7 +85,7 @@ def draw_all(draw: Draw, ids: Sequence[str], features: Tensor, label: str) -> Te
         return partial(finished, draw(ids[block], features[block]))
 
     bar = progress(label)(iter(starts), len(starts))
-    drawn = zip(bar, in_background(map(begin, starts)), strict=True)
+    drawn = zip(bar, prefetched(map(begin, starts)), strict=True)
     return torch.cat([arrays["images"] for _, arrays in drawn])
 
 

@@ -58,10 +58,10 @@ def _train(
     torch.manual_seed(seed)
     network = create_network(config)
     identity = (seed, chosen.model_dump(), content(image_folder("train") / INDEX))
-    recipes = [recipe for recipe in (chosen.training, chosen.refinement) if recipe]
+    recipes = [recipe for recipe in (chosen.training, chosen.finetune) if recipe]
     masks = load_masks("train", images.shape[-1]) if any(r.dense for r in recipes) else None
     trained = []
-    for part, training in ((where, chosen.training), (f"{where}.refinement", chosen.refinement)):
+    for part, training in ((where, chosen.training), (f"{where}.finetune", chosen.finetune)):
         if training is None:
             continue
         options = training.model_dump()

@@ -3,16 +3,16 @@
 from diffusers import UNet2DModel
 from torch import Tensor
 
-from pipeline.artefacts import feature_folder, readout_folder
+from pipeline.artefacts import feature_folder, probe_folder
 from pipeline.disturbances import see
 from pipeline.edits import BACKBONE, EYES, JUDGE, Edited, Subjects
-from pipeline.evaluation import load_finder, read_parts
-from pipeline.inputs import load_backbone, spread_rows
+from pipeline.evaluation import load_segmenter, read_parts
+from pipeline.inputs import load_backbone, stratified_rows
 from pipeline.settings.sections import Settings
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import locations
 from sacd.concepts.effects import Manifold
-from sacd.concepts.readout import Readout
+from sacd.concepts.probe import Probe
 from sacd.metrics.features import feature_scores
 from sacd.shards import Shards
 
@@ -22,24 +22,24 @@ Scores = dict[str, Tensor | list[str]]  # by name, a value for each of N K image
 
 
 class Observer:
-    """The backbone, the judge, and the readouts of the judge's features."""
+    """The backbone, the judge, and the probes of the judge's features."""
 
     def __init__(self, settings: Settings, backbone: str):
         names = (backbone, settings.compare.judge)
         self._eyes: dict[str, Backbone] = dict(zip(EYES, map(load_backbone, names), strict=True))
-        self._readouts = [
-            Readout.load(readout_folder(readout) / "readout.safetensors")
-            for readout in settings.compare.readouts
+        self._probes = [
+            Probe.load(probe_folder(probe) / "probe.safetensors")
+            for probe in settings.compare.probes
         ]
-        self._finder: UNet2DModel | None = load_finder(settings) if self._readouts else None
+        self._segmenter: UNet2DModel | None = load_segmenter(settings) if self._probes else None
         train = Shards(feature_folder(backbone, "train"))
-        real = train.read("features", spread_rows(train, MANIFOLD_IMAGES))
+        real = train.read("features", stratified_rows(train, MANIFOLD_IMAGES))
         self._manifold = Manifold(locations(real, MANIFOLD_LOCATIONS, settings.seed))
 
     @property
     def factors(self) -> list[str]:
-        """What the readouts tell."""
-        return [factor for readout in self._readouts for factor in readout.kinds]
+        """What the probes tell."""
+        return [factor for probe in self._probes for factor in probe.kinds]
 
     def plausible(self, edited: Edited) -> Tensor:
         """`Manifold.percentile` of edited features, (N,)."""
@@ -64,8 +64,8 @@ class Observer:
             if eye in edited.wanted:
                 wanted = edited.wanted[eye].repeat_interleave(repeats, 0)
                 scores[f"{eye}p_wanted"] = (said * wanted).sum(1)
-        if self._readouts:
-            parts = read_parts(seen[JUDGE][0], flat, self._finder)
-            for readout in self._readouts:
-                scores |= {f"kind_{factor}": kinds for factor, kinds in readout.read(parts).items()}
+        if self._probes:
+            parts = read_parts(seen[JUDGE][0], flat, self._segmenter)
+            for probe in self._probes:
+                scores |= {f"kind_{factor}": kinds for factor, kinds in probe.read(parts).items()}
         return features, scores

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from sacd import parallel
-from sacd.background import in_background
 from sacd.errors import SacdError
 from sacd.numerics import numerics
+from sacd.prefetch import prefetched
 from sacd.stopping import Stopped, noting_requests
 from sacd.tensors import reading, write_tensors
 
@@ -130,7 +130,7 @@ def train(
     with (
         noting_requests() as asked,
         parallel.averaging_gradients(parameters.values()) as finish_averaging,
-        closing(in_background(partial(_prepared, read, recipe.seed, n) for n in numbers)) as steps,
+        closing(prefetched(partial(_prepared, read, recipe.seed, n) for n in numbers)) as steps,
     ):
         for _, step in zip(progress(iter(numbers), len(numbers)), steps, strict=True):
             # Dropout and stochastic depth draw from torch's own generator, each process its own.

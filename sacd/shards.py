@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sacd import parallel
-from sacd.background import in_background
 from sacd.errors import SacdError
 from sacd.files import atomic, digest, read_json, write_json
+from sacd.prefetch import prefetched
 
 INDEX = "index.json"
 
@@ -76,7 +76,7 @@ def fill_shards(
         return partial(_save_shard, path, ids[rows], make(rows.start, rows.stop))
 
     # In this order, so that what is shown as done is written.
-    for _ in zip(progress(iter(mine), len(mine)), in_background(map(saving, mine)), strict=True):
+    for _ in zip(progress(iter(mine), len(mine)), prefetched(map(saving, mine)), strict=True):
         pass
     parallel.wait()
     if parallel.first():

@@ -4,12 +4,12 @@ scores.parquet has a row for each (what was edited, level, method, image, sample
 the method draws from the features as they were. All is seen anew in the images drawn:
 
 - `cos_of_asked`, `rel_l2_of_asked`: how near their features are to the edited ones.
-- `landed`, `across`, `outside`: see `sacd.concepts.effects`, against what was drawn at level 0 with
-  the same noise; `response`, for mixtures: how far they went towards what was drawn at share 1.
+- `efficacy`, `off_axis`, `off_region`: see `sacd.concepts.effects`, against what was drawn at level
+  0 with the same noise; `response`, for mixtures: how far they went towards that drawn at weight 1.
 - `plausible`: the percentile of the edited features' distance to real ones (a mean over locations).
 - `p_own`, `p_wanted`, and the judge's: the probability of the class that the image had, and of what
   should appear.
-- `kind_<factor>`: what the readouts tell; `own_<factor>` and `wanted_<factor>`: what was, and what
+- `kind_<factor>`: what the probes tell; `own_<factor>` and `wanted_<factor>`: what was, and what
   should appear.
 
 examples.safetensors holds pictures of some images, uint8 (extents, EXAMPLES, 3, S, S) by method.
@@ -29,7 +29,7 @@ from pipeline.program import run
 from pipeline.record import Recorder
 from pipeline.settings.load import load_settings, pick
 from pipeline.settings.sections import Settings
-from sacd.concepts.effects import landed, leaked, response
+from sacd.concepts.effects import efficacy, off_target, response
 from sacd.optimization import evenly_spaced
 
 EXAMPLES = 3  # images whose pictures are kept
@@ -92,8 +92,8 @@ def _effects(edited: Edited, subjects: Subjects, before: Tensor, seen: Tensor) -
     asked = (edited.features - subjects.features).repeat_interleave(repeats, 0)
     region = edited.region.repeat_interleave(repeats, 0)
     return {
-        "landed": landed(before, seen, asked, region),
-        **leaked(before, seen, asked, region),
+        "efficacy": efficacy(before, seen, asked, region),
+        **off_target(before, seen, asked, region),
     }
 
 

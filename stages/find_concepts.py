@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from pipeline.artefacts import concept_folder, feature_folder
-from pipeline.inputs import load_backbone, load_masks, open_images, spread_rows
+from pipeline.inputs import load_backbone, load_masks, open_images, stratified_rows
 from pipeline.program import device, progress, run
 from pipeline.record import Recorder
 from pipeline.settings.concepts import ClassConcepts, FactoredConcepts, LabelledConcepts
@@ -53,7 +53,7 @@ def main() -> None:
     shards, manifest = open_images("train")
     cached = Shards(feature_folder(backbone, "train"))
     cached.require_ids(shards.ids, str(shards.folder))
-    rows = spread_rows(shards, chosen.images)
+    rows = stratified_rows(shards, chosen.images)
     features = cached.read("features", rows).float()
     values = locations(features, LOCATIONS, settings.seed)
     scales, accuracy = None, dict[str, float]()

@@ -19,7 +19,7 @@ from sacd.networks import load_diffusers
 from sacd.optimization import Recipe, summary
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
-from sacd.prior.prior import save_autoencoder, shrinkage
+from sacd.prior.prior import save_autoencoder, vae_scale_factor
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX
 
@@ -35,9 +35,9 @@ def main() -> None:
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}
-        if settings.images.size % shrinkage(vae):
+        if settings.images.size % (factor := vae_scale_factor(vae)):
             raise SacdError(
-                f"images.size: {settings.images.size} is no multiple of {shrinkage(vae)}, by which "
+                f"images.size: {settings.images.size} is no multiple of {factor}, by which "
                 f"the autoencoder of {settings.prior.source} (prior.source) shrinks images."
             )
     save_autoencoder(vae, AUTOENCODER)
@@ -66,16 +66,16 @@ def _train(settings: Settings) -> tuple[AutoencoderKL, dict[str, object]]:
         device(),
         progress(where),
     )
-    if chosen.refinement is None:
+    if chosen.finetune is None:
         return vae, summary([trained])
-    where += ".refinement"
+    where += ".finetune"
     refined = refine_decoder(
         vae,
         images,
-        Recipe(**chosen.refinement.training.model_dump(), seed=seed),
-        _feature_loss(chosen.refinement, seed, where),
-        chosen.refinement.feature_weight,
-        work_folder("make_autoencoder", *determining, "refinement"),
+        Recipe(**chosen.finetune.training.model_dump(), seed=seed),
+        _feature_loss(chosen.finetune, seed, where),
+        chosen.finetune.feature_weight,
+        work_folder("make_autoencoder", *determining, "finetune"),
         device(),
         progress(where),
     )

@@ -65,7 +65,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     )
     trained: list[Trained] = []
     where = "prior.unet"
-    for part, recipe in ((where, chosen.training), (f"{where}.refinement", chosen.refinement)):
+    for part, recipe in ((where, chosen.training), (f"{where}.finetune", chosen.finetune)):
         if recipe is None:
             continue
         trained.append(

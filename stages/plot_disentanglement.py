@@ -1,6 +1,6 @@
 """What else changes when one factor is steered: results/disentanglement/<edit>.{csv,png,pdf}.
 
-For each factor asked for and each factor told by a readout, `changed` is the share of samples whose
+For each factor asked for and each factor told by a probe, `changed` is the share of samples whose
 kind is another than that of the same sample before (level 0, same noise), over the images that did
 not have the wanted kind. `became`, where both factors are one, is the share that show the wanted
 kind. Under `other noise` stands a floor: how often two samples of unedited features differ.
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from pipeline.artefacts import disentanglement_file, edit_folder, readout_folder
+from pipeline.artefacts import disentanglement_file, edit_folder, probe_folder
 from pipeline.edits import labelled
 from pipeline.examples import read_scores
 from pipeline.program import run
@@ -37,8 +37,8 @@ def main() -> None:
     chosen = pick(settings.edits, name, "edit")
     accuracy = {
         factor: values["accuracy"]
-        for readout in settings.compare.readouts
-        for factor, values in read_json(readout_folder(readout) / "accuracy.json").items()
+        for probe in settings.compare.probes
+        for factor, values in read_json(probe_folder(probe) / "accuracy.json").items()
     }
     rows: list[Row] = []
     for backbone in settings.compare.backbones:
@@ -48,7 +48,7 @@ def main() -> None:
         }
         scores.insert(0, "asked", scores.what.map(asked))
         rows += [
-            {"backbone": backbone, **row, "readout_accuracy": accuracy[str(row["factor"])]}
+            {"backbone": backbone, **row, "probe_accuracy": accuracy[str(row["factor"])]}
             for row in _changes(scores, list(accuracy), settings.seed)
         ]
     table = pd.DataFrame(rows)

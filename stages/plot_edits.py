@@ -1,11 +1,11 @@
 """Summarise an edit over backbones: results/edits/<edit>.{csv,md} and its figures.
 
-Beside the scores of `stages.draw_edits`, the table has for each factor that a readout tells the
+Beside the scores of `stages.draw_edits`, the table has for each factor that a probe tells the
 share of samples that show the kind that was there (`<factor>_own`) and that should appear
-(`<factor>_wanted`). The page for reading says of steering how far it lands (LANDS of what was
-asked) and how far edited features stay plausible (percentile PLAUSIBLE): going down and up from 0,
-the last strength before it no longer holds. Its last column is the share of samples that show the
-wanted kind, told by a readout.
+(`<factor>_wanted`). The page for reading says of steering how far it is effective (EFFECTIVE of
+what was asked) and how far edited features stay plausible (percentile PLAUSIBLE): going down and up
+from 0, the last strength before it no longer holds. Its last column is the share of samples that
+show the wanted kind, told by a probe.
 """
 
 import argparse
@@ -26,11 +26,11 @@ from sacd.files import write_text
 from sacd.metrics.bootstrap import summarise
 
 METRICS = (
-    "cos_of_asked", "rel_l2_of_asked", "landed", "across", "outside", "response", "plausible",
-    "p_own", "p_wanted", "judge_p_own", "judge_p_wanted",
+    "cos_of_asked", "rel_l2_of_asked", "efficacy", "off_axis", "off_region", "response",
+    "plausible", "p_own", "p_wanted", "judge_p_own", "judge_p_wanted",
 )  # fmt: skip
-READ = ("cos_of_asked", "landed", "outside", "response", "judge_p_own", "judge_p_wanted")
-LANDS, PLAUSIBLE = 0.5, 95.0
+READ = ("cos_of_asked", "efficacy", "off_region", "response", "judge_p_own", "judge_p_wanted")
+EFFECTIVE, PLAUSIBLE = 0.5, 95.0
 FROM_ANOTHER = ("mixture", "transplant", "union")  # edits that bring in another image's features
 
 
@@ -93,14 +93,14 @@ def _limits(table: pd.DataFrame) -> str:
     rows = []
     for head, group in table.groupby(["backbone", "what", "method"], sort=False):
         by_level = group.set_index("level")
-        holds = (by_level.landed >= LANDS, by_level.plausible <= PLAUSIBLE)
+        holds = (by_level.efficacy >= EFFECTIVE, by_level.plausible <= PLAUSIBLE)
         reaches = [f"{_reach(held, -1)} to {_reach(held, 1)}" for held in holds]
         factor = [f"{c}_wanted" for c in _factors(group) if group[f"{c}_wanted"].notna().any()]
-        told = [by_level[metric] for metric in ("landed", "judge_p_wanted", *factor)]
+        told = [by_level[metric] for metric in ("efficacy", "judge_p_wanted", *factor)]
         cells = [_along(values) for values in told] + ["n/a"] * (1 - len(factor))
         rows.append([*head, *reaches, *cells])
-    heads = ["backbone", "concept", "method", f"lands ({LANDS:.0%})", "plausible"]
-    told = [f"{name} ({levels})" for name in ("landed", "judge_p_wanted", "shows what is wanted")]
+    heads = ["backbone", "concept", "method", f"effective ({EFFECTIVE:.0%})", "plausible"]
+    told = [f"{name} ({levels})" for name in ("efficacy", "judge_p_wanted", "shows what is wanted")]
     return markdown([*heads, *told], rows)
 
 
@@ -112,7 +112,7 @@ def _along(values: pd.Series) -> str:
 
 
 def _factors(table: pd.DataFrame) -> list[str]:
-    """What readouts told."""
+    """What probes told."""
     ends = [c.removesuffix("_wanted") for c in table if c.endswith("_wanted")]
     return [name for name in ends if name not in ("p", "judge_p")]
 

@@ -21,7 +21,7 @@ from sacd.shards import Shards
 IMAGES = 32
 COLUMNS = 8
 STEPS = 50
-GUIDANCE, GUIDED_BELOW = 2.5, 0.6  # chosen as docs/embedded_world.md says
+GUIDANCE, GUIDANCE_INTERVAL = 2.5, (0.0, 0.6)  # chosen as docs/embedded_world.md says
 BATCH = 128
 
 
@@ -45,7 +45,7 @@ def dream(prior: Prior, count: int, size: int, seed: int, guidance: float = GUID
     shape = (1 + STEPS, *latent_shape(prior, size))
     with numerics(device(), "bf16"):
         latents = [
-            sample_prior(prior, noise.to(device()), guidance, GUIDED_BELOW)
+            sample_prior(prior, noise.to(device()), guidance, GUIDANCE_INTERVAL)
             for noise in initial_noise(seed, keys, shape).split(BATCH)
         ]
     return decode_latents(prior.vae, torch.cat(latents), device())

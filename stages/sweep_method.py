@@ -16,9 +16,9 @@ from pipeline.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from pipeline.evaluation import (
     load_eyes,
     load_truth,
-    probe_files,
     score_images,
     scoring_sections,
+    segmenter_files,
 )
 from pipeline.inputs import others_of
 from pipeline.methods import Draw, draw_all, prepare
@@ -76,7 +76,7 @@ def _rows(name: str, sweep: SweepSettings, backbone: str, settings: Settings) ->
     eyes = load_eyes(backbone, settings)
     judge = settings.compare.judge
     seen = [feature_folder(network, "val") / INDEX for network in (backbone, judge)]
-    seen += probe_files(settings)
+    seen += segmenter_files(settings)
     for changes in sweep.combinations():
         method = changed(settings.methods[sweep.method], changes)
         draw, files = prepare(settings, backbone, method)

@@ -12,7 +12,7 @@ from pipeline.artefacts import (
     feature_folder,
     latent_folder,
 )
-from pipeline.inputs import others_of, spread_rows, whitening_of
+from pipeline.inputs import others_of, stratified_rows, whitening_of
 from pipeline.program import compiling, device, progress, run
 from pipeline.record import Recorder
 from pipeline.settings.load import load_settings, pick
@@ -64,7 +64,7 @@ def main() -> None:
 def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tuple[Adapter, Trained]:
     latents, features = _open(backbone, "train")
     held_latents, held_features = _open(backbone, "val")
-    held_rows = spread_rows(held_latents, HELD_OUT)
+    held_rows = stratified_rows(held_latents, HELD_OUT)
     true = held_features.read("features", held_rows)
     others = others_of("val", [held_latents.ids[row] for row in held_rows])
     prior = Prior.from_pretrained(PRIOR).to(device())
@@ -94,7 +94,7 @@ def _train(chosen: AdapterSettings, backbone: str, name: str, seed: int) -> tupl
         ),
         (held_latents.read("latents", held_rows), true, true[others]),
         Recipe(**chosen.training.model_dump(), seed=seed),
-        chosen.drop,
+        chosen.condition_dropout,
         work_folder(
             "train_adapter",
             backbone,

@@ -210,7 +210,7 @@ def fixture() -> dict[str, Any]:
 def few(params: dict[str, Any]) -> dict[str, Any]:
     """Parameters with three methods alone, and nothing that is made of samples."""
     nothing = (
-        "decoders", "sweeps", "disturbances", "layers", "concepts", "readouts", "edits",
+        "decoders", "sweeps", "disturbances", "layers", "concepts", "probes", "edits",
         "disentangled",
     )  # fmt: skip
     methods = ["spatial", "pooled", "unconditional"]
@@ -231,7 +231,7 @@ def every_rule_once(params: dict[str, Any]) -> None:
     params["compare"] |= {
         "adapters": ["spatial"], "decoders": ["decoder"], "methods": ["spatial"],
         "ranking": ["spatial"], "sweeps": ["guidance"], "disturbances": ["dropout"],
-        "layers": ["depth"], "concepts": ["factors"], "readouts": ["factors"],
+        "layers": ["depth"], "concepts": ["factors"], "probes": ["factors"],
         "edits": ["fills"], "disentangled": ["fills"],
     }  # fmt: skip
 

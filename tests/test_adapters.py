@@ -191,7 +191,7 @@ class TestAdapter:
         )  # fmt: skip
         lite = tiny_adapter(prior, kind="lite")
         assert [width for _, width in skip_connections(prior.unet)] == [r.shape[1] for r in down]
-        made = lite.spread(torch.zeros(1, 8, 9, 9))
+        made = lite.hint_of(torch.zeros(1, 8, 9, 9))
         assert [r.shape for r in made] == [r.shape for r in (*down, middle)]
 
     def test_lite_knows_neither_time_nor_latents(

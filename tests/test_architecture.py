@@ -15,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOUNDATION = (
-    "errors", "files", "stopping", "parallel", "background", "tensors", "shards", "numerics",
+    "errors", "files", "stopping", "parallel", "prefetch", "tensors", "shards", "numerics",
     "networks", "optimization",
 )  # fmt: skip
 ROOMS = (

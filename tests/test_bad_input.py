@@ -114,7 +114,10 @@ class TestNamesOnTheCommandLine:
                 "make_backbone", ["--backbone", "tiny_b"],
                 "unknown backbone 'tiny_b'. Did you mean 'tiny_a'",
             ),
-            ("make_probe", ["--probe", "findr"], "unknown probe 'findr'. Did you mean 'finder'"),
+            (
+                "make_segmenter", ["--segmenter", "findr"],
+                "unknown segmenter 'findr'. Did you mean 'finder'",
+            ),
             (
                 "train_adapter", ["--backbone", "tiny_a", "--adapter", "spatail"],
                 "unknown adapter 'spatail'. Did you mean 'spatial'",
@@ -211,8 +214,8 @@ def photos(tmp_path: Path, fixture_params: dict[str, Any]) -> dict[str, Any]:
         "per_class": {"train": 3, "val": 2, "test": 2},
         "max_skipped": 0.3,
     }
-    fixture_params["probes"] = {}
-    fixture_params["compare"]["probes"] = []
+    fixture_params["segmenters"] = {}
+    fixture_params["compare"]["segmenters"] = []
     fixture_params["prior"] = {"source": "pretrained/prior", "autoencoder": None, "unet": None}
     for backbone in fixture_params["backbones"].values():
         backbone["training"]["dense"] = False
@@ -337,7 +340,7 @@ class TestModels:
         fixture_params["backbones"]["tiny_a"] |= {
             "source": "absent.safetensors",
             "training": None,
-            "refinement": None,
+            "finetune": None,
         }
         in_experiment(fixture_params)
         message = one_message(*call_stage("make_backbone", "--backbone", "tiny_a"))
@@ -364,9 +367,9 @@ class TestModels:
     def test_a_probe_that_does_not_exist_is_named(
         self, in_experiment: Callable, call_stage: Callable, fixture_params, offline
     ):
-        fixture_params["probes"]["finder"] |= {"source": "some/finder", "training": None}
+        fixture_params["segmenters"]["finder"] |= {"source": "some/finder", "training": None}
         in_experiment(fixture_params)
-        message = one_message(*call_stage("make_probe", "--probe", "finder"))
+        message = one_message(*call_stage("make_segmenter", "--segmenter", "finder"))
         assert message.startswith("some/finder: no UNet2DModel of diffusers here")
 
     @pytest.mark.parametrize("stage", ["cache_latents", "make_prior"])

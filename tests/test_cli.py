@@ -61,7 +61,7 @@ class TestInvert:
         file = experiment / "params.yaml"
         file.write_text(yaml.safe_dump(fixture_params, sort_keys=False))
         method = methods["spatial"]
-        keys = ("steps", "guidance", "guided_below", "energy_guidance")
+        keys = ("steps", "guidance", "guidance_interval", "energy_guidance")
         expected = {key: method[key] for key in keys}
         assert how_to_draw(adapter, None, None) == expected
         assert how_to_draw(adapter, 7, 0.0) == expected | {"steps": 7, "guidance": 0.0}

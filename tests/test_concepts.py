@@ -23,7 +23,7 @@ from sacd.concepts.directions import (
     sparse_atoms,
 )
 from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
-from sacd.concepts.effects import Manifold, landed, leaked
+from sacd.concepts.effects import Manifold, efficacy, off_target
 from sacd.concepts.labels import kinds_of, pooled
 from sacd.concepts.patches import best_patches
 from sacd.errors import SacdError
@@ -247,12 +247,12 @@ class TestEffects:
     @pytest.mark.parametrize("share", [1.0, 0.4, 0.0, -0.5])
     def test_what_came_about_of_an_edit(self, share: float):
         after = MAPS + share * self.ASKED
-        assert landed(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx(
+        assert efficacy(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx(
             [share] * 2, abs=1e-5
         )
-        side = leaked(MAPS, after, self.ASKED, LEFT)
-        assert side["across"].tolist() == pytest.approx([0, 0], abs=1e-4)
-        assert side["outside"].tolist() == pytest.approx([0, 0], abs=1e-4)
+        side = off_target(MAPS, after, self.ASKED, LEFT)
+        assert side["off_axis"].tolist() == pytest.approx([0, 0], abs=1e-4)
+        assert side["off_region"].tolist() == pytest.approx([0, 0], abs=1e-4)
 
     def test_what_else_changed_is_told_apart(self):
         across = normal(2, 6, 4, 4, seed=8) * LEFT[:, None]
@@ -261,16 +261,16 @@ class TestEffects:
         outside = normal(2, 6, 4, 4, seed=9) * ~LEFT[:, None]
         length = self.ASKED.flatten(1).norm(dim=1)
         after = MAPS + self.ASKED + across + outside
-        assert landed(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx([1, 1], abs=1e-4)
-        side = leaked(MAPS, after, self.ASKED, LEFT)
-        torch.testing.assert_close(side["across"], across.flatten(1).norm(dim=1) / length)
-        torch.testing.assert_close(side["outside"], outside.flatten(1).norm(dim=1) / length)
+        assert efficacy(MAPS, after, self.ASKED, LEFT).tolist() == pytest.approx([1, 1], abs=1e-4)
+        side = off_target(MAPS, after, self.ASKED, LEFT)
+        torch.testing.assert_close(side["off_axis"], across.flatten(1).norm(dim=1) / length)
+        torch.testing.assert_close(side["off_region"], outside.flatten(1).norm(dim=1) / length)
 
     def test_where_nothing_was_asked_nothing_is_said(self):
         nowhere = torch.zeros_like(LEFT)
         after = MAPS + self.ASKED
-        values = {"landed": landed(MAPS, after, self.ASKED, nowhere)}
-        values |= leaked(MAPS, after, self.ASKED, nowhere)
+        values = {"efficacy": efficacy(MAPS, after, self.ASKED, nowhere)}
+        values |= off_target(MAPS, after, self.ASKED, nowhere)
         assert all(found.isnan().all() for found in values.values())
 
     def test_real_features_lie_in_the_middle_and_far_ones_off(self):

@@ -13,11 +13,11 @@ from sacd.images import shapes
 
 STEERED = {
     "compare.concepts": ["factors"],
-    "compare.readouts": ["factors"],
+    "compare.probes": ["factors"],
     "compare.edits": ["fills"],
     "compare.disentangled": ["fills"],
 }
-PHOTOS = {"images.source": "photos.tar", "compare.probes": []}
+PHOTOS = {"images.source": "photos.tar", "compare.segmenters": []}
 
 
 def test_unseen_factors_are_those_of_the_generator():
@@ -42,8 +42,8 @@ class TestImpossibleCombinations:
                 "compare.adapters: is empty, but figures and tables of training need one",
             ),
             (
-                {**STEERED, "readouts.factors.columns": ["shape"]},
-                "compare.disentangled: 'fills' needs compare.readouts that tell what "
+                {**STEERED, "probes.factors.columns": ["shape"]},
+                "compare.disentangled: 'fills' needs compare.probes that tell what "
                 "edits.fills.directions are of (fill_stripes, radius_high).",
             ),
             (
@@ -94,15 +94,15 @@ class TestImpossibleCombinations:
             ),
             (
                 {"images.source": "photos.tar"},
-                "probes: need true factors, which only images.source 'shapes' has",
+                "segmenters: need true factors, which only images.source 'shapes' has",
             ),
             (
                 {"backbones.tiny_a.training": None},
                 "backbones.tiny_a: source is 'train', so backbones.tiny_a.training must be given",
             ),
             (
-                {"probes.finder.training": None},
-                "probes.finder: source is 'train', so probes.finder.training must be given",
+                {"segmenters.finder.training": None},
+                "segmenters.finder: source is 'train', so segmenters.finder.training must be given",
             ),
             (
                 {"prior.unet": None},
@@ -159,16 +159,16 @@ class TestImpossibleCombinations:
                 "concepts.nmf.columns: unknown key",
             ),
             (
-                {"compare.readouts": ["factor"]},
-                "compare.readouts: unknown readout 'factor'. Did you mean 'factors'?",
+                {"compare.probes": ["factor"]},
+                "compare.probes: unknown probe 'factor'. Did you mean 'factors'?",
             ),
             (
                 {"compare.edits": ["fills"]},
                 "edits.fills.concepts: unknown set of concepts 'factors'",
             ),
             (
-                {"compare.edits": ["mixture"], "edits.mixture.shares": [0.5, 0.5]},
-                "edits.mixture: Value error, shares: a value stands twice",
+                {"compare.edits": ["mixture"], "edits.mixture.weights": [0.5, 0.5]},
+                "edits.mixture: Value error, weights: a value stands twice",
             ),
             (
                 {"edits.fills.strengths": [1.0, 0.0]},
@@ -187,8 +187,8 @@ class TestImpossibleCombinations:
                 "compare.disentangled: 'fills': concepts.nmf must be of type 'labels'",
             ),
             (
-                {**STEERED, "compare.readouts": []},
-                "compare.disentangled: 'fills' needs compare.readouts that tell what",
+                {**STEERED, "compare.probes": []},
+                "compare.disentangled: 'fills' needs compare.probes that tell what",
             ),
             (
                 {"methods.unconditional.best_of": 2},
@@ -221,7 +221,7 @@ class TestImpossibleCombinations:
             ),
             ({"compare.judge": "nobody"}, "compare.judge: unknown backbone 'nobody'"),
             ({"compare.networks": ["tiny_c"]}, "compare.networks: unknown backbone 'tiny_c'"),
-            ({"compare.probes": ["seeker"]}, "compare.probes: unknown probe 'seeker'"),
+            ({"compare.segmenters": ["seeker"]}, "compare.segmenters: unknown segmenter 'seeker'"),
             ({"compare.adapters": ["spatial", "pool"]}, "compare.adapters: unknown adapter 'pool'"),
             (
                 {"compare.methods": ["spatial", "pooed"]},
@@ -266,8 +266,8 @@ class TestImpossibleCombinations:
             ),
             ({"disturbances.unseen.levels": ["shape", "shape"]}, "a level stands twice"),
             (
-                {"prior.autoencoder.refinement.critic.training": None},
-                "prior.autoencoder.refinement.critic: source is 'train', so",
+                {"prior.autoencoder.finetune.critic.training": None},
+                "prior.autoencoder.finetune.critic: source is 'train', so",
             ),
             (
                 PHOTOS,
@@ -285,13 +285,13 @@ class TestImpossibleCombinations:
                 {
                     **PHOTOS,
                     "backbones.tiny_a.training.dense": False,
-                    "backbones.tiny_a.refinement.dense": True,
+                    "backbones.tiny_a.finetune.dense": True,
                 },
-                "backbones.tiny_a.refinement.dense: needs true masks",
+                "backbones.tiny_a.finetune.dense: needs true masks",
             ),
             (
                 {"backbones.tiny_a.source": "weights.safetensors"},
-                "backbones.tiny_a.refinement: only a network of source 'train' is refined.",
+                "backbones.tiny_a.finetune: only a network of source 'train' is finetuned.",
             ),
         ],
     )

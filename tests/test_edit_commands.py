@@ -66,14 +66,14 @@ class TestCommands:
             )
         )  # fmt: skip
         lines = capsys.readouterr().out.splitlines()
-        assert lines[0].split() == ["strength", "landed", "across", "outside"]
+        assert lines[0].split() == ["strength", "efficacy", "off_axis", "off_region"]
         assert [float(line.split()[0]) for line in lines[1:3]] == [-2, 3]
         assert out.read_bytes() == Path("out.png").read_bytes()
 
     def test_steering_is_that_of_the_library(self, call: Callable, capsys):
         from cli.one_image import square
         from cli.steer import SteerRequest, steer_image
-        from sacd.concepts.effects import landed
+        from sacd.concepts.effects import efficacy
         from sacd.sampling.inverter import Inverter
 
         adapter = Path("adapters/tiny/spatial")
@@ -95,7 +95,7 @@ class TestCommands:
             for m in (maps, moved)
         )
         region = torch.ones(2, *maps.shape[-2:], dtype=torch.bool)
-        expected = float(landed(before, after, (moved - maps).expand_as(after), region).mean())
+        expected = float(efficacy(before, after, (moved - maps).expand_as(after), region).mean())
         assert shown == pytest.approx(expected, abs=1e-3)
 
     @pytest.mark.parametrize("options", [["--where", "active"], ["--mask", "mask.png"]])
@@ -130,9 +130,9 @@ class TestCommands:
             return mix_on_sphere(first, second, share)
 
         monkeypatch.setitem(WAYS, "sphere", spy)
-        composed(capsys, "a.png", "b.png", "--shares", "0.5", "--path", "line")
+        composed(capsys, "a.png", "b.png", "--weights", "0.5", "--path", "line")
         assert not taken
-        composed(capsys, "a.png", "b.png", "--shares", "0.5", "--path", "sphere")
+        composed(capsys, "a.png", "b.png", "--weights", "0.5", "--path", "sphere")
         assert taken == [0.5]
 
     def test_a_transplant_takes_what_is_white(self, experiment: Path, capsys, monkeypatch):
@@ -212,7 +212,7 @@ class TestCommands:
 
     @pytest.mark.parametrize(
         ("options", "titles"),
-        [(["--shares", "0.5", "0"], ["0", "0.5"]), (["--mask", "mask.png"], ["as", "transplant"])],
+        [(["--weights", "0.5", "0"], ["0", "0.5"]), (["--mask", "mask.png"], ["as", "transplant"])],
     )
     def test_composing(self, experiment: Path, capsys, options: list[str], titles: list[str]):
         header, *rows = composed(capsys, "a.png", "b.png", *options)
@@ -224,14 +224,14 @@ class TestCommands:
             assert np.asarray(picture.convert("L")).std() > 10
 
     def test_an_image_composed_with_itself_stays_itself(self, experiment: Path, capsys):
-        _, none, half, full = composed(capsys, "a.png", "a.png", "--shares", "0", "0.5", "1")[:4]
+        _, none, half, full = composed(capsys, "a.png", "a.png", "--weights", "0", "0.5", "1")[:4]
         assert none[1:] == half[1:] == full[1:]
         _, _, cos_first, cos_second, p_first, p_second = none
         assert (cos_first, p_first) == (cos_second, p_second)
 
     def test_a_share_beyond_one(self, call: Callable):
-        message = one_message(*call("compose", "a.png", "b.png", "--shares", "1.5"))
-        assert message == "--shares must be from 0 to 1.\n"
+        message = one_message(*call("compose", "a.png", "b.png", "--weights", "1.5"))
+        assert message == "--weights must be from 0 to 1.\n"
 
     def test_a_file_type_that_is_not_written(self, experiment: Path, call_stage: Callable):
         message = one_message(

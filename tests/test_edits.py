@@ -18,13 +18,13 @@ from torch import Tensor
 
 from pipeline.edits import Subjects, edits_of, labelled
 from pipeline.evaluation import read_parts
-from pipeline.inputs import others_of, spread_rows
+from pipeline.inputs import others_of, stratified_rows
 from pipeline.settings.concepts import EditSettings
 from pipeline.settings.load import load_settings
 from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import Directions
 from sacd.concepts.edits import transplant
-from sacd.concepts.readout import Readout, fit_factor, pool_parts
+from sacd.concepts.probe import Probe, fit_factor, pool_parts
 from sacd.concepts.regions import active_region, centre, object_region, right_half
 from sacd.errors import SacdError
 from sacd.metrics.features import feature_scores
@@ -59,22 +59,22 @@ class TestRegions:
 
 
 class TestReadout:
-    def fitted(self, kinds: int) -> tuple[Readout, Tensor, Tensor, float]:
+    def fitted(self, kinds: int) -> tuple[Probe, Tensor, Tensor, float]:
         labels = torch.arange(300) % kinds
         values = normal(300, 6) * torch.tensor([9.0, 1, 1, 1, 1, 1])  # the loudest says nothing
         values[:, 1:] += 4 * F.one_hot(labels, 5)
         members = {f"kind{k}": (labels == k).numpy() for k in range(kinds)}
         weights, biases, accuracy = fit_factor(values, members, seed=0)
-        return Readout({"f": tuple(members)}, {"f": (weights, biases)}), values, labels, accuracy
+        return Probe({"f": tuple(members)}, {"f": (weights, biases)}), values, labels, accuracy
 
     @pytest.mark.parametrize("kinds", [2, 4])
     def test_tells_kinds_that_a_plane_parts(self, kinds: int):
-        readout, values, labels, accuracy = self.fitted(kinds)
-        told = readout.read(values)["f"]
+        probe, values, labels, accuracy = self.fitted(kinds)
+        told = probe.read(values)["f"]
         right = np.mean([name == f"kind{k}" for name, k in zip(told, labels, strict=True)])
         assert right > 0.95
         assert accuracy > 0.95
-        assert torch.allclose(readout(values)["f"].sum(1), torch.ones(300))
+        assert torch.allclose(probe(values)["f"].sum(1), torch.ones(300))
 
     def test_accuracy_is_chance_where_nothing_tells(self):
         members = {name: np.arange(400) % 4 == k for k, name in enumerate("abcd")}
@@ -97,14 +97,14 @@ class TestReadout:
             fit_factor(normal(20, 3), members, seed=0)
 
     def test_a_file_is_read_back(self, tmp_path: Path):
-        readout, values, _, _ = self.fitted(3)
-        readout.save(tmp_path / "readout.safetensors")
-        again = Readout.load(tmp_path / "readout.safetensors")
-        assert again.kinds == readout.kinds
-        assert torch.equal(again(values)["f"], readout(values)["f"])
-        (tmp_path / "readout.safetensors").write_bytes(b"something else")
-        with pytest.raises(SacdError, match=r"readout\.safetensors: not a file of a readout"):
-            Readout.load(tmp_path / "readout.safetensors")
+        probe, values, _, _ = self.fitted(3)
+        probe.save(tmp_path / "probe.safetensors")
+        again = Probe.load(tmp_path / "probe.safetensors")
+        assert again.kinds == probe.kinds
+        assert torch.equal(again(values)["f"], probe(values)["f"])
+        (tmp_path / "probe.safetensors").write_bytes(b"something else")
+        with pytest.raises(SacdError, match=r"probe\.safetensors: not a file of a probe"):
+            Probe.load(tmp_path / "probe.safetensors")
 
     def test_parts_are_the_object_and_the_rest(self):
         features = normal(2, 3, 4, 4)
@@ -117,7 +117,7 @@ class TestReadout:
         features = normal(2, 3, 4, 4)
         images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, -1, -1)
         means, colors, rest = features.mean((2, 3)), torch.full((2, 3), 0.5), torch.zeros(2, 3)
-        read = read_parts(features, images, finder=None)
+        read = read_parts(features, images, segmenter=None)
         torch.testing.assert_close(read, torch.cat([means, rest, colors, rest], 1))
 
 
@@ -178,7 +178,7 @@ class TestRules:
 
     def test_before_the_edit_stand_the_methods_own_samples(self, place: Path):
         samples = Shards(place / "samples/tiny_a/spatial")
-        rows = spread_rows(samples, 4)
+        rows = stratified_rows(samples, 4)
         shown = load_file(place / "edits/tiny_a/fills/examples.safetensors")["spatial"]
         first = samples.read("images", [rows[0]])[0, 0]
         assert torch.equal(shown[0, 0], first)  # fill_stripes at level 0
@@ -188,7 +188,7 @@ class TestRules:
     def test_scores_are_of_what_was_asked_and_drawn(self, place: Path):
         shown = load_file(place / "edits/tiny_a/transplant/examples.safetensors")
         test = Shards(place / "features/tiny_a/test")
-        rows = spread_rows(test, 4)
+        rows = stratified_rows(test, 4)
         maps = test.read("features", rows).float()
         table = pd.read_parquet("data/manifest.parquet").query("split == 'test'").iloc[rows]
         bits = [np.unpackbits(np.frombuffer(row, np.uint8)) for row in table["mask"]]
@@ -216,8 +216,8 @@ class TestRules:
     def test_nothing_is_asked_before_the_edit(self, place: Path):
         table = self.scores(place, "fills")
         before = table[table.level == 0]
-        assert before.landed.isna().all()
-        assert table[table.level != 0].landed.notna().all()
+        assert before.efficacy.isna().all()
+        assert table[table.level != 0].efficacy.notna().all()
         for _, rows in before.groupby(["method", "image_id", "sample"]):
             assert rows.cos_of_asked.nunique() == rows.judge_p_own.nunique() == 1
 
@@ -239,7 +239,7 @@ class TestRules:
 
     def test_the_table_says_how_far_steering_works(self, place: Path):
         lines = Path("results/edits/fills.md").read_text().splitlines()
-        assert lines[0].startswith("| backbone | concept | method | lands (50%) | plausible |")
+        assert lines[0].startswith("| backbone | concept | method | effective (50%) | plausible |")
         assert [line.split(" | ")[1:3] for line in lines[2:]] == [
             ["fill_stripes", "spatial"],
             ["radius_high", "spatial"],
@@ -251,10 +251,10 @@ class TestRules:
 
     def test_what_else_changed_is_told_of_what_readouts_tell(self, place: Path):
         table = pd.read_csv("results/disentanglement/fills.csv")
-        accuracy = json.loads(Path("models/readouts/factors/accuracy.json").read_text())
-        assert set(table.asked) == {"fill", "other noise (floor)"}  # no readout tells the radius
+        accuracy = json.loads(Path("models/probes/factors/accuracy.json").read_text())
+        assert set(table.asked) == {"fill", "other noise (floor)"}  # no probe tells the radius
         assert set(table.factor) == {"fill"}
-        assert (table.readout_accuracy == accuracy["fill"]["accuracy"]).all()
+        assert (table.probe_accuracy == accuracy["fill"]["accuracy"]).all()
         unedited = table[(table.level == 0) & (table.asked == "fill")]
         assert (unedited.changed == 0).all()
 

@@ -192,8 +192,8 @@ class TestStage:
             "source": str(folder), "size": 32, "classes": "all", "max_skipped": 0.5,
             "per_class": {"train": 2, "val": 1, "test": 2},
         }  # fmt: skip
-        fixture_params["probes"] = {}
-        fixture_params["compare"]["probes"] = []
+        fixture_params["segmenters"] = {}
+        fixture_params["compare"]["segmenters"] = []
         fixture_params["prior"] = {"source": "pretrained/prior", "autoencoder": None, "unet": None}
         for backbone in fixture_params["backbones"].values():
             backbone["training"]["dense"] = False

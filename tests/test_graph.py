@@ -28,7 +28,7 @@ def two(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) -> Checkou
         params["backbones"]["tiny_b"] = {
             **params["backbones"]["tiny_a"],
             "source": f"../../{weights.relative_to(made.root)}",
-            "refinement": None,
+            "finetune": None,
         }
         compare = params["compare"]
         compare |= {

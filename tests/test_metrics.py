@@ -19,8 +19,8 @@ from sacd.metrics.features import (
     location_cosines,
     mean_pairwise_distance,
 )
-from sacd.metrics.finder import mask_iou
 from sacd.metrics.images import image_scores, image_spread, pixel_spread
+from sacd.metrics.segmenter import mask_iou
 from sacd.metrics.sets import frechet_distance, inception_distances
 
 

@@ -42,9 +42,9 @@ def photographs(checkout: Checkout, tmp_path_factory: pytest.TempPathFactory) ->
             "source": "photos.tar", "classes": "all", "max_skipped": 0.2,
             "per_class": {"train": 7, "val": 2, "test": 3},
         }  # fmt: skip
-        params["compare"]["probes"] = []
+        params["compare"]["segmenters"] = []
         autoencoder = params["prior"]["autoencoder"]
-        critics = [autoencoder["critic"], autoencoder["refinement"]["critic"]]
+        critics = [autoencoder["critic"], autoencoder["finetune"]["critic"]]
         for network in [*params["backbones"].values(), *critics]:
             network["training"]["dense"] = False
 

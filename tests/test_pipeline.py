@@ -21,7 +21,7 @@ from sacd.backbones.backbone import Backbone
 from sacd.files import read_json
 from sacd.images import shapes
 from sacd.images.manifest import REQUIRED, read_manifest, unpack_masks
-from sacd.metrics.finder import mask_iou, mask_logits
+from sacd.metrics.segmenter import mask_iou, mask_logits
 from sacd.metrics.sets import frechet_distance
 from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
@@ -161,18 +161,18 @@ class TestModels:
         assert record["parameters_in_unet"] == sum(p.numel() for p in prior.unet.parameters())
         assert prior.unet.config.sample_size == 8  # an 8x8 grid: what three levels make of 32 px
         chosen = params["prior"]["unet"]
-        recipes = [chosen["training"], chosen["refinement"]]
+        recipes = [chosen["training"], chosen["finetune"]]
         history = record["training"]["history"]
         assert [run["step"] for run in history] == [recipe["steps"] for recipe in recipes]
 
     def test_probe_finds_as_well_as_its_record_says(self, folder: Path, params: dict):
-        finder = load_diffusers(UNet2DModel, folder / "models/probes/finder")
+        segmenter = load_diffusers(UNet2DModel, folder / "models/segmenters/finder")
         images = Shards(folder / "data/images/val").read_all("images")
         table = read_manifest(folder / "data/manifest.parquet", "val")
         masks = torch.from_numpy(unpack_masks(table["mask"], params["images"]["size"]))
         with torch.no_grad():
-            overlap = mask_iou(mask_logits(finder, images / 255) > 0, masks).mean()
-        record = read_json(folder / "models/probes/finder/record.json")
+            overlap = mask_iou(mask_logits(segmenter, images / 255) > 0, masks).mean()
+        record = read_json(folder / "models/segmenters/finder/record.json")
         # Recorded before the weights were rounded to fp16.
         assert record["val_iou"] == pytest.approx(float(overlap), abs=0.01)
 
@@ -313,7 +313,7 @@ class TestSamples:
             params["seed"],
             steps=chosen["steps"],
             guidance=chosen["guidance"],
-            guided_below=chosen["guided_below"],
+            guidance_interval=chosen["guidance_interval"],
             energy_guidance=chosen["energy_guidance"],
         )[0]
         stored = Shards(folder / "samples/tiny_a" / method).read("images", [row])[0, sample]

@@ -61,13 +61,13 @@ def test_without_a_stored_file_nothing_is_marked(recorded: Checkout, tmp_path: P
     assert not (made.experiment / ".snakemake/metadata").exists()
 
 
-def test_at_the_root_and_without_probes(finished: Checkout, tmp_path: Path):
+def test_at_the_root_and_without_segmenters(finished: Checkout, tmp_path: Path):
     """The same results as those of an experiment at the root, and of one on photographs, which
-    has no probes, and so no folder of theirs."""
+    has no segmenters, and so no folder of theirs."""
     made = finished.copy(tmp_path / "repository")
-    shutil.rmtree(made.experiment / "models/probes")
+    shutil.rmtree(made.experiment / "models/segmenters")
     params = made.params
-    params["compare"]["probes"] = []
+    params["compare"]["segmenters"] = []
     for path in made.experiment.iterdir():
         if path.name not in ("params.yaml", "dvc.yaml"):
             shutil.rmtree(made.root / path.name, ignore_errors=True)

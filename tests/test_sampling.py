@@ -93,7 +93,7 @@ class TestGuidance:
     def sample(self, features: Tensor | None, guidance: float, adapter=None) -> Tensor:
         prior = prior_with(create_scheduler(1.0))
         adapter = adapter or StubAdapter()
-        return sample_latents(prior, adapter, features, self.NOISE, 4, guidance, 0.65)
+        return sample_latents(prior, adapter, features, self.NOISE, 4, guidance, (0.0, 0.65))
 
     @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.75, 4.0])
     def test_contrasts_features_against_the_null_feature(self, guidance: float):
@@ -215,7 +215,9 @@ class TestEnergyGuidance:
         guidance: float,
         energy: float,
     ) -> Tensor:
-        return sample_latents(prior, adapter, features, self.NOISE, 4, guidance, 0.65, energy)
+        return sample_latents(
+            prior, adapter, features, self.NOISE, 4, guidance, (0.0, 0.65), energy
+        )
 
 
 class TestSolver:

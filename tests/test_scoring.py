@@ -9,9 +9,9 @@ from torch import Tensor
 
 from sacd.features.cache import extract
 from sacd.metrics.features import mean_pairwise_distance
-from sacd.metrics.finder import create_finder, mask_iou, mask_logits
 from sacd.metrics.images import image_spread
 from sacd.metrics.scoring import Eyes, Truth, score_batch
+from sacd.metrics.segmenter import create_segmenter, mask_iou, mask_logits
 
 CPU = torch.device("cpu")
 IMAGES, SAMPLES = 5, 3
@@ -25,8 +25,8 @@ def random_images(seed: int, *shape: int) -> Tensor:
 @pytest.fixture
 def eyes(tiny_backbone: Callable) -> Eyes:
     torch.manual_seed(5)
-    finder = create_finder(4, 32).eval().requires_grad_(False)
-    return Eyes(tiny_backbone(1), tiny_backbone(2, classes=4), finder, CPU)
+    segmenter = create_segmenter(4, 32).eval().requires_grad_(False)
+    return Eyes(tiny_backbone(1), tiny_backbone(2, classes=4), segmenter, CPU)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_spreads_belong_to_the_image_and_overlap_to_the_sample(
     images = samples.float() / 255
     with torch.no_grad():
         maps = eyes.backbone(images.flatten(0, 1))[0].unflatten(0, (IMAGES, SAMPLES))
-        found = mask_logits(eyes.finder, images.flatten(0, 1)) > 0
+        found = mask_logits(eyes.segmenter, images.flatten(0, 1)) > 0
     expected = mask_iou(found, truth.masks.repeat_interleave(SAMPLES, 0))
     for column, values in {
         "spread_image": image_spread(images).repeat_interleave(SAMPLES),

@@ -29,8 +29,8 @@ HEAVY = (".pdf", ".html")
 NOT_STORED = ("features", "latents")
 FIGURES = ("reconstructions", "scores", "tradeoffs", "training")
 B, A, D = "${item.backbone}", "${item.adapter}", "${item.decoder}"
-M, P, S, X = "${item.method}", "${item.probe}", "${item.sweep}", "${item.disturbance}"
-L, C, R, E = "${item.layers}", "${item.concepts}", "${item.readout}", "${item.edit}"
+M, P, S, X = "${item.method}", "${item.segmenter}", "${item.sweep}", "${item.disturbance}"
+L, C, R, E = "${item.layers}", "${item.concepts}", "${item.probe}", "${item.edit}"
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
     networks, backbones = {"backbone": compare.networks}, {"backbone": compare.backbones}
     pretrained = f"{root}/pretrained"
     judge = compare.judge
+    segmenters = ["models/segmenters"] if compare.segmenters else []
     probes = ["models/probes"] if compare.probes else []
-    readouts = ["models/readouts"] if compare.readouts else []
     sweeps = ["results/sweeps"] if compare.sweeps else []
     # All that any method needs: DVC cannot choose by the method's type.
     trained = [
@@ -80,9 +80,9 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
             "models/prior/record.json", ["data", "models/autoencoder", "latents", pretrained],
             ["models/prior"],
         ),
-        "make_probe": Stage(
-            f"models/probes/{P}/record.json", ["data", pretrained], [f"models/probes/{P}"],
-            {"probe": compare.probes},
+        "make_segmenter": Stage(
+            f"models/segmenters/{P}/record.json", ["data", pretrained], [f"models/segmenters/{P}"],
+            {"segmenter": compare.segmenters},
         ),
         "cache_latents": Stage(
             "latents/record.json", ["data", "models/autoencoder"],
@@ -112,19 +112,20 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
         "score_samples": Stage(
             f"scores/{B}/{M}.record.json",
             [f"samples/{B}/{M}", "data", f"features/{B}", f"features/{judge}",
-             f"models/backbones/{B}", f"models/backbones/{judge}", *probes],
+             f"models/backbones/{B}", f"models/backbones/{judge}", *segmenters],
             _files(f"scores/{B}/{M}", ".parquet", ".sets.json", ".record.json"),
             backbones | {"method": compare.methods},
         ),
         "score_references": Stage(
             f"scores/{B}/references.record.json",
             [f"samples/{B}/{compare.main_method}", "data", "latents", f"features/{B}",
-             f"features/{judge}", f"models/backbones/{B}", f"models/backbones/{judge}", *probes],
+             f"features/{judge}", f"models/backbones/{B}", f"models/backbones/{judge}",
+             *segmenters],
             _files(f"scores/{B}/references", ".parquet", ".sets.json", ".record.json"), backbones,
         ),
         "sweep_method": Stage(
             f"results/sweeps/{S}.record.json",
-            ["data", "features", "models/backbones", *probes, "models/prior", *trained],
+            ["data", "features", "models/backbones", *segmenters, "models/prior", *trained],
             _files(f"results/sweeps/{S}", ".csv", ".png", ".pdf", ".record.json"),
             {"sweep": compare.sweeps},
         ),
@@ -149,14 +150,14 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
             _files(f"results/concepts/{C}", ".csv", ".png", ".pdf", ".record.json"),
             {"concepts": compare.concepts},
         ),
-        "fit_readout": Stage(
-            f"models/readouts/{R}/record.json", ["data", f"features/{judge}", *probes],
-            [f"models/readouts/{R}"], {"readout": compare.readouts},
+        "fit_probe": Stage(
+            f"models/probes/{R}/record.json", ["data", f"features/{judge}", *segmenters],
+            [f"models/probes/{R}"], {"probe": compare.probes},
         ),
         "draw_edits": Stage(
             f"edits/{B}/{E}/record.json",
             ["data", f"features/{B}", f"features/{judge}", f"models/backbones/{B}",
-             f"models/backbones/{judge}", *probes, *readouts, "models/prior", *trained_for_one,
+             f"models/backbones/{judge}", *segmenters, *probes, "models/prior", *trained_for_one,
              *concepts_of_one],
             [f"edits/{B}/{E}"], backbones | {"edit": compare.edits},
         ),
@@ -167,7 +168,7 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
             {"edit": compare.edits},
         ),
         "plot_disentanglement": Stage(
-            f"results/disentanglement/{E}.record.json", ["edits", *readouts],
+            f"results/disentanglement/{E}.record.json", ["edits", *probes],
             _files(f"results/disentanglement/{E}", ".csv", ".png", ".pdf", ".record.json"),
             {"edit": compare.disentangled},
         ),

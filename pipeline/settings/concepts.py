@@ -50,9 +50,9 @@ ConceptSettings = Annotated[
 ]
 
 
-class ReadoutSettings(Section):
+class ProbeSettings(Section):
     """The factors (`columns` of the manifest) that the judge's features tell, see
-    `sacd.concepts.readout`; it is learnt from `images` train images."""
+    `sacd.concepts.probe`; it is learnt from `images` train images."""
 
     columns: Annotated[list[str], Field(min_length=1)]
     images: Annotated[int, Field(ge=2)]
@@ -91,18 +91,18 @@ class Steering(Edit):
 
 
 class Mixture(Edit):
-    """`(1 - t) a + t b` with another image's features b, for each t of `shares`.
+    """`(1 - t) a + t b` with another image's features b, for each t of `weights`.
 
     Along a line, or on the sphere (`sacd.concepts.edits.mix_on_sphere`).
     """
 
     type: Literal["mixture"]
     path: Literal["line", "sphere"]
-    shares: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
+    weights: Annotated[list[Annotated[float, Field(gt=0, lt=1)]], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def shares_differ(self) -> Self:
-        _require_different(self.shares, "shares")
+    def weights_differ(self) -> Self:
+        _require_different(self.weights, "weights")
         return self
 
 

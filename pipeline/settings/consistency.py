@@ -45,7 +45,7 @@ def _uses_in_compare(settings: Settings) -> list[Use]:
         ("compare.backbones", "backbone", compare.backbones, settings.backbones),
         ("compare.judge", "backbone", [compare.judge], settings.backbones),
         ("compare.networks", "backbone", compare.networks, settings.backbones),
-        ("compare.probes", "probe", compare.probes, settings.probes),
+        ("compare.segmenters", "segmenter", compare.segmenters, settings.segmenters),
         ("compare.adapters", "adapter", compare.adapters, settings.adapters),
         ("compare.decoders", "decoder", compare.decoders, settings.decoders),
         ("compare.methods", "method", compare.methods, settings.methods),
@@ -53,7 +53,7 @@ def _uses_in_compare(settings: Settings) -> list[Use]:
         ("compare.disturbances", "disturbance", compare.disturbances, settings.disturbances),
         ("compare.layers", "comparison of layers", compare.layers, settings.layers),
         ("compare.concepts", "set of concepts", compare.concepts, settings.concepts),
-        ("compare.readouts", "readout", compare.readouts, settings.readouts),
+        ("compare.probes", "probe", compare.probes, settings.probes),
         ("compare.edits", "edit", compare.edits, settings.edits),
         ("compare.disentangled", "edit", compare.disentangled, compare.edits),
     ]
@@ -96,8 +96,8 @@ def _require_comparison(settings: Settings) -> None:
         )
     if compare.methods and not compare.adapters:
         raise SacdError("compare.adapters: is empty, but figures and tables of training need one.")
-    if compare.probes and settings.images.source != "shapes":
-        raise SacdError("probes: need true factors, which only images.source 'shapes' has.")
+    if compare.segmenters and settings.images.source != "shapes":
+        raise SacdError("segmenters: need true factors, which only images.source 'shapes' has.")
 
 
 def _require_images(settings: Settings) -> None:
@@ -129,15 +129,15 @@ def _require_networks(settings: Settings) -> None:
     for where, network in _networks(settings).items():
         for part, recipe in (
             ("training", network.training),
-            ("refinement", network.refinement),
+            ("finetune", network.finetune),
         ):
             if recipe and recipe.dense and settings.images.source != "shapes":
                 raise SacdError(
                     f"{where}.{part}.dense: needs true masks, which only images.source "
                     f"'shapes' has."
                 )
-        if network.source != "train" and network.refinement is not None:
-            raise SacdError(f"{where}.refinement: only a network of source 'train' is refined.")
+        if network.source != "train" and network.finetune is not None:
+            raise SacdError(f"{where}.finetune: only a network of source 'train' is finetuned.")
         if network.source == "train" and network.input_size != settings.images.size:
             raise SacdError(
                 f"{where}.input_size: is trained here on images of {settings.images.size} px "
@@ -150,15 +150,15 @@ def _networks(settings: Settings) -> dict[str, BackboneSettings]:
     networks = {f"backbones.{name}": backbone for name, backbone in settings.backbones.items()}
     if autoencoder := settings.prior.autoencoder:
         networks["prior.autoencoder.critic"] = autoencoder.critic
-        if refinement := autoencoder.refinement:
-            networks["prior.autoencoder.refinement.critic"] = refinement.critic
+        if finetune := autoencoder.finetune:
+            networks["prior.autoencoder.finetune.critic"] = finetune.critic
     return networks
 
 
 def _require_recipes(settings: Settings) -> None:
     trained: dict[str, tuple[str, Training | None]]
     trained = {where: (n.source, n.training) for where, n in _networks(settings).items()}
-    trained |= {f"probes.{n}": (p.source, p.training) for n, p in settings.probes.items()}
+    trained |= {f"segmenters.{n}": (p.source, p.training) for n, p in settings.segmenters.items()}
     for where, (source, recipe) in trained.items():
         if source == "train" and recipe is None:
             raise SacdError(f"{where}: source is 'train', so {where}.training must be given.")
@@ -235,7 +235,7 @@ def _require_directions(settings: Settings, name: str, edit: Steering) -> None:
 
 
 def _require_told(settings: Settings, edit: str) -> None:
-    """An edit in compare.disentangled steers, upwards too, along factors, which readouts tell."""
+    """An edit in compare.disentangled steers, upwards too, along factors, which probes tell."""
     chosen, where = settings.edits[edit], f"compare.disentangled: '{edit}'"
     if not isinstance(chosen, Steering):
         raise SacdError(f"{where} must be of type 'steering'.")
@@ -244,11 +244,9 @@ def _require_told(settings: Settings, edit: str) -> None:
     concepts = settings.concepts[chosen.concepts]
     if not isinstance(concepts, LabelledConcepts):
         raise SacdError(f"{where}: concepts.{chosen.concepts} must be of type 'labels'.")
-    told = {
-        column for name in settings.compare.readouts for column in settings.readouts[name].columns
-    }
+    told = {column for name in settings.compare.probes for column in settings.probes[name].columns}
     if told.isdisjoint(map(concepts.column_of, chosen.directions)):
         raise SacdError(
-            f"{where} needs compare.readouts that tell what edits.{edit}.directions are of "
+            f"{where} needs compare.probes that tell what edits.{edit}.directions are of "
             f"({', '.join(chosen.directions)})."
         )

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline.settings.mistakes import short
-from pipeline.settings.section import Name, Positive, Section, Share
+from pipeline.settings.section import Interval, Name, Positive, Section
 from sacd.errors import SacdError
 
 
@@ -17,7 +17,7 @@ class RefinementSettings(Section):
 
 
 class AdapterMethod(Section):
-    """Ours: the prior, steered by an adapter. `features` are true ones, or null (what the prior
+    """Ours: the prior, conditioned by an adapter. `features` are true ones, or null (what the prior
     does by itself).
 
     For all guidance see `sacd.sampling.sampler.sample_latents`; of every `best_of` samples the one
@@ -28,7 +28,7 @@ class AdapterMethod(Section):
     adapter: Name
     features: Literal["true", "null"]
     guidance: Annotated[float, Field(ge=0)]
-    guided_below: Share
+    guidance_interval: Interval
     energy_guidance: Annotated[float, Field(ge=0)]
     steps: Positive
     refinement: RefinementSettings | None
@@ -48,7 +48,9 @@ class AdapterMethod(Section):
     @property
     def drawing(self) -> dict[str, Any]:
         """Arguments of `sacd.sampling.inverter.Inverter.draw_latents`."""
-        return self.model_dump(include={"steps", "guidance", "guided_below", "energy_guidance"})
+        return self.model_dump(
+            include={"steps", "guidance", "guidance_interval", "energy_guidance"}
+        )
 
 
 class NearestMethod(Section):

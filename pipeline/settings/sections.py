@@ -6,9 +6,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipeline.settings.concepts import ConceptSettings, EditSettings, ReadoutSettings
+from pipeline.settings.concepts import ConceptSettings, EditSettings, ProbeSettings
 from pipeline.settings.methods import MethodSettings
-from pipeline.settings.section import Name, Positive, Section, Share
+from pipeline.settings.section import Fraction, Name, Positive, Section
 
 
 class PerClass(Section):
@@ -25,7 +25,7 @@ class Images(Section):
     size: Annotated[int, Field(ge=32)]  # as the smallest photograph that is read
     classes: Literal["all"] | Positive | Annotated[list[str], Field(min_length=1)]
     per_class: PerClass
-    max_skipped: Share
+    max_skipped: Fraction
 
 
 class Training(Section):
@@ -45,9 +45,9 @@ class Training(Section):
 class AugmentationSettings(Section):
     """See `sacd.backbones.training.Augmentation`."""
 
-    color_jitter: Share
+    color_jitter: Fraction
     blur: Annotated[float, Field(ge=0)]
-    noise: Share
+    noise: Fraction
 
 
 class BackboneTraining(Training):
@@ -60,7 +60,7 @@ class BackboneTraining(Training):
 class BackboneSettings(Section):
     """`source` is "train", "timm" (its hub), a safetensors file or a folder made by this rule.
 
-    `refinement` trains the network further, say under augmentations that it could not begin with.
+    `finetune` trains the network further, say under augmentations that it could not begin with.
     """
 
     source: str
@@ -71,7 +71,7 @@ class BackboneSettings(Section):
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=3, max_length=3)]
     layer: str
     training: BackboneTraining | None
-    refinement: BackboneTraining | None
+    finetune: BackboneTraining | None
 
 
 class Criticised(Section):
@@ -84,23 +84,23 @@ class Criticised(Section):
 
 
 class AutoencoderSettings(Criticised):
-    """`options` go to diffusers' AutoencoderKL; `refinement` trains the decoder further."""
+    """`options` go to diffusers' AutoencoderKL; `finetune` trains the decoder further."""
 
     options: dict[str, Any]
     kl_weight: Annotated[float, Field(ge=0)]
-    refinement: Criticised | None
+    finetune: Criticised | None
 
 
 class UnetSettings(Section):
     """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`.
 
-    `refinement` trains the network further, from a learning rate that is high again.
+    `finetune` trains the network further, from a learning rate that is high again.
     """
 
     options: dict[str, Any]
     noise_shift: Annotated[float, Field(gt=0)]
     training: Training
-    refinement: Training | None
+    finetune: Training | None
 
 
 class PriorSettings(Section):
@@ -111,23 +111,22 @@ class PriorSettings(Section):
     unet: UnetSettings | None
 
 
-class ProbeSettings(Section):
-    """A network trained on true factors: `kind` finder draws the object's mask."""
+class SegmenterSettings(Section):
+    """A U-Net of `width` that draws the object's mask, trained on true ones."""
 
     source: str
-    kind: Literal["finder"]
     width: Positive
     training: Training | None
 
 
 class AdapterSettings(Section):
-    """See `sacd.adapters`: `hidden` is the feature encoder's width, `drop` how often training
-    replaces the features by the null one."""
+    """See `sacd.adapters`: `hidden` is the feature encoder's width, `condition_dropout` how
+    often training replaces the features by the null one."""
 
     type: Literal["controlnet", "lite"]
     conditioning: Literal["spatial", "pooled"]
     hidden: Positive
-    drop: Annotated[float, Field(ge=0, lt=1)]
+    condition_dropout: Annotated[float, Field(ge=0, lt=1)]
     training: Training
 
 
@@ -274,7 +273,7 @@ class Compare(Section):
     networks: list[Name]
     backbones: Annotated[list[Name], Field(min_length=1)]
     judge: Name
-    probes: list[Name]
+    segmenters: list[Name]
     adapters: list[Name]
     decoders: list[Name]
     methods: list[Name]
@@ -283,11 +282,11 @@ class Compare(Section):
     disturbances: list[Name]
     layers: list[Name]
     concepts: list[Name]
-    readouts: list[Name]
+    probes: list[Name]
     edits: list[Name]
     disentangled: list[Name]
     main_method: Name
-    gap_closed: Share
+    gap_closed: Fraction
 
 
 class Settings(Section):
@@ -300,7 +299,7 @@ class Settings(Section):
     images: Images
     backbones: dict[Name, BackboneSettings]
     prior: PriorSettings
-    probes: dict[Name, ProbeSettings]
+    segmenters: dict[Name, SegmenterSettings]
     adapters: dict[Name, AdapterSettings]
     decoders: dict[Name, DecoderSettings]
     methods: dict[Name, MethodSettings]
@@ -308,6 +307,6 @@ class Settings(Section):
     disturbances: dict[Name, DisturbanceSettings]
     layers: dict[Name, Annotated[list[Name], Field(min_length=1)]]
     concepts: dict[Name, ConceptSettings]
-    readouts: dict[Name, ReadoutSettings]
+    probes: dict[Name, ProbeSettings]
     edits: dict[Name, EditSettings]
     compare: Compare

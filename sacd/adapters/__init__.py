@@ -1,1 +1,1 @@
-"""Adapters: trainable networks that steer the frozen prior by a feature map."""
+"""Adapters: trainable networks that condition the frozen prior on a feature map."""

@@ -1,4 +1,4 @@
-"""What every adapter is: a feature encoder, and a network that steers the frozen U-Net by it."""
+"""What every adapter is: a feature encoder, and a network that conditions the frozen U-Net."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ class AdapterConfig:
 
 
 class Adapter(nn.Module, ABC):
-    """Steers a frozen U-Net: `hint` once an image, `forward` once a step.
+    """Conditions a frozen U-Net: `hint` once an image, `forward` once a step.
 
     Attributes:
         config: what made it.
@@ -71,14 +71,14 @@ class Adapter(nn.Module, ABC):
 
     def hint(self, features: Tensor, dropped: Tensor | None = None) -> Hint:
         """Features (N, C, h, w) -> hint; rows where `dropped` is true get the null feature."""
-        return self.spread(self.encoder(features, dropped))
+        return self.hint_of(self.encoder(features, dropped))
 
     def null_hint(self, count: int) -> Hint:
         """The hint of the null feature for `count` images."""
-        return self.spread(self.encoder.null_hint(count))
+        return self.hint_of(self.encoder.null_hint(count))
 
     @abstractmethod
-    def spread(self, encoded: Tensor) -> Hint:
+    def hint_of(self, encoded: Tensor) -> Hint:
         """All that can be computed from the encoded features (N, width, H, W) alone."""
 
     @abstractmethod
@@ -96,8 +96,10 @@ class Adapter(nn.Module, ABC):
         prompts: Tensor,
         hint: Hint,
     ) -> Tensor:
-        """The steered U-Net's prediction for noised latents (N, c, H, W)."""
-        return steer(unet, noisy, times, prompts, self.residuals(noisy, times, prompts, hint))
+        """The conditioned U-Net's prediction for noised latents (N, c, H, W)."""
+        return conditioned_prediction(
+            unet, noisy, times, prompts, self.residuals(noisy, times, prompts, hint)
+        )
 
 
 def compile_steps(unet: UNet2DConditionModel, adapter: Adapter) -> None:
@@ -113,7 +115,7 @@ def compile_steps(unet: UNet2DConditionModel, adapter: Adapter) -> None:
     adapter.compile_residuals()
 
 
-def steer(
+def conditioned_prediction(
     unet: Callable[..., Any],
     noisy: Tensor,
     times: Tensor,

@@ -16,7 +16,7 @@ class ControlNetAdapter(Adapter):
         # The hint is made by our encoder, once an image and not once a step.
         self.control.controlnet_cond_embedding = nn.Identity()
 
-    def spread(self, encoded: Tensor) -> Hint:
+    def hint_of(self, encoded: Tensor) -> Hint:
         """The copy sees latents and time with the features, so nothing is known before a step."""
         return (encoded,)
 

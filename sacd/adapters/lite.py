@@ -38,7 +38,7 @@ class LiteAdapter(Adapter):
         )
         self.middle = _zero_convolution(widths[-1], widths[-1])
 
-    def spread(self, encoded: Tensor) -> Hint:
+    def hint_of(self, encoded: Tensor) -> Hint:
         """The residuals of every skip connection, and last that of the middle."""
         pyramid, values = [], encoded
         for number, block in enumerate(self.levels):

@@ -16,12 +16,12 @@ def steer(features: Tensor, vector: Tensor, amount: float, mask: Tensor | None =
     return moved if mask is None else torch.where(mask[:, None], moved, features.float())
 
 
-def mix(first: Tensor, second: Tensor, share: float) -> Tensor:
-    """`(1 - share) first + share second`."""
-    return first.float().lerp(second.float(), share)
+def mix(first: Tensor, second: Tensor, weight: float) -> Tensor:
+    """`(1 - weight) first + weight second`."""
+    return first.float().lerp(second.float(), weight)
 
 
-def mix_on_sphere(first: Tensor, second: Tensor, share: float) -> Tensor:
+def mix_on_sphere(first: Tensor, second: Tensor, weight: float) -> Tensor:
     """The same at each location by angle and length apart (Shoemake 1985).
 
     A straight line between two vectors leads through shorter ones, which real features seldom are.
@@ -31,10 +31,10 @@ def mix_on_sphere(first: Tensor, second: Tensor, share: float) -> Tensor:
     angle = cosine.acos()
     near = angle.sin() < ALMOST_PARALLEL
     sine = torch.where(near, 1.0, angle.sin())
-    round_ = (((1 - share) * angle).sin() * a + (share * angle).sin() * b) / sine
-    direction = F.normalize(torch.where(near, a.lerp(b, share), round_), dim=1)
+    round_ = (((1 - weight) * angle).sin() * a + (weight * angle).sin() * b) / sine
+    direction = F.normalize(torch.where(near, a.lerp(b, weight), round_), dim=1)
     length, other = (features.float().norm(dim=1, keepdim=True) for features in (first, second))
-    return length.lerp(other, share) * direction
+    return length.lerp(other, weight) * direction
 
 
 def transplant(features: Tensor, donor: Tensor, region: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 
-def landed(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> Tensor:
+def efficacy(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> Tensor:
     """How much of what was asked came about, (N,): 1 all of it, 0 nothing, below 0 the reverse.
 
     before, after: (N, C, h, w), re-encoded from images drawn from features as they were and as they
@@ -17,11 +17,11 @@ def landed(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> Tens
     return (change * wanted).sum((1, 2, 3)) / wanted.square().sum((1, 2, 3))
 
 
-def leaked(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict[str, Tensor]:
-    """What else changed, in lengths of the edit, (N,) each: as for `landed`.
+def off_target(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict[str, Tensor]:
+    """What else changed, in lengths of the edit, (N,) each: as for `efficacy`.
 
-    `across`: inside the region, at right angles to the edit at each location; `outside` of it. NaN
-    where nothing was asked, as for `landed`.
+    `off_axis`: inside the region, at right angles to the edit at each location; `off_region`:
+    outside of it. NaN where nothing was asked, as for `efficacy`.
     """
     inside = region[:, None].float()
     change, wanted = after.float() - before.float(), asked.float() * inside
@@ -30,15 +30,15 @@ def leaked(before: Tensor, after: Tensor, asked: Tensor, region: Tensor) -> dict
     length = wanted.flatten(1).norm(dim=1)
     length = length.where(length > 0, torch.nan)
     return {
-        "across": ((change - along) * inside).flatten(1).norm(dim=1) / length,
-        "outside": (change * (1 - inside)).flatten(1).norm(dim=1) / length,
+        "off_axis": ((change - along) * inside).flatten(1).norm(dim=1) / length,
+        "off_region": (change * (1 - inside)).flatten(1).norm(dim=1) / length,
     }
 
 
 def response(before: Tensor, after: Tensor, full: Tensor) -> Tensor:
     """How far an edit went on the way to its full extent, (N,): 0 at `before`, 1 at `full`.
 
-    All (N, C, h, w), re-encoded. For mixtures by a share t, a linear response is t itself.
+    All (N, C, h, w), re-encoded. For mixtures by a weight t, a linear response is t itself.
     """
     whole = full.float() - before.float()
     part = after.float() - before.float()

@@ -10,19 +10,19 @@ from sacd.figures.style import COLORS
 
 EDIT_LABELS = {
     "cos_of_asked": "median cosine with what was asked",
-    "landed": "landed (share of what was asked)",
-    "across": "changed across the edit",
-    "outside": "changed outside the region",
+    "efficacy": "efficacy (share of what was asked)",
+    "off_axis": "off-axis change",
+    "off_region": "off-region change",
     "response": "response (linear: the diagonal)",
     "plausible": "off the manifold (percentile)",
     "judge_p_own": "judge: own class",
     "judge_p_wanted": "judge: wanted class",
 }
 PANELS = {
-    "steering": ("landed", "across", "outside", "plausible", "judge_p_wanted"),
+    "steering": ("efficacy", "off_axis", "off_region", "plausible", "judge_p_wanted"),
     "mixture": ("cos_of_asked", "response", "plausible", "judge_p_own", "judge_p_wanted"),
 }
-COMPOSED = ("cos_of_asked", "landed", "outside", "judge_p_own", "judge_p_wanted")
+COMPOSED = ("cos_of_asked", "efficacy", "off_region", "judge_p_own", "judge_p_wanted")
 STYLES = ("o-", "s--", "^:", "D-.")
 
 
@@ -61,7 +61,7 @@ def plot_edits(table: pd.DataFrame, kind: str) -> Figure:
                 axis.fill_between(rows.level, low, high, color=color, alpha=0.15, lw=0)
             if metric == "response":
                 axis.axline((0, 0), (1, 1), color="0.7", linewidth=1)
-            if metric == "landed":
+            if metric == "efficacy":
                 axis.axhline(1, color="0.7", linewidth=1)
             axis.grid(axis="y", color="0.92")
             if backbone == backbones[0]:

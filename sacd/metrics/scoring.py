@@ -10,8 +10,8 @@ from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 from sacd.metrics.features import class_scores, feature_scores, mean_pairwise_distance
-from sacd.metrics.finder import mask_iou, mask_logits
 from sacd.metrics.images import image_scores, image_spread
+from sacd.metrics.segmenter import mask_iou, mask_logits
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Eyes:
 
     backbone: Backbone
     judge: Backbone
-    finder: UNet2DModel | None
+    segmenter: UNet2DModel | None
     device: torch.device
 
 
@@ -68,8 +68,8 @@ def score_batch(truth: Truth, samples: Tensor, eyes: Eyes) -> tuple[pd.DataFrame
     judge_features = judged.pop("judge_features")
     scores |= judged
     scores |= image_scores(ours.cpu(), truth.images.repeat_interleave(repeats, 0).float() / 255)
-    if eyes.finder is not None and truth.masks is not None:
-        found = mask_logits(eyes.finder, ours).cpu() > 0
+    if eyes.segmenter is not None and truth.masks is not None:
+        found = mask_logits(eyes.segmenter, ours).cpu() > 0
         scores["object_iou"] = mask_iou(found, truth.masks.repeat_interleave(repeats, 0))
     if repeats > 1:
         grouped = features.unflatten(0, (count, repeats))

@@ -101,11 +101,11 @@ def latent_shape(prior: Prior, image_size: int) -> tuple[int, int, int]:
 
     Not the U-Net's or the autoencoder's sample_size, which may be that of other images.
     """
-    side = image_size // shrinkage(prior.vae)
+    side = image_size // vae_scale_factor(prior.vae)
     return prior.vae.config.latent_channels, side, side
 
 
-def shrinkage(vae: AutoencoderKL) -> int:
+def vae_scale_factor(vae: AutoencoderKL) -> int:
     """How many pixels of a side become one of the latents."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 

@@ -13,10 +13,10 @@ from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents, round_trip
-from sacd.prior.prior import Prior, shrinkage
+from sacd.prior.prior import Prior, vae_scale_factor
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents
-from sacd.sampling.sampler import sample_latents
+from sacd.sampling.sampler import Interval, sample_latents
 
 
 class Drawing(TypedDict, total=False):
@@ -24,7 +24,7 @@ class Drawing(TypedDict, total=False):
 
     steps: int
     guidance: float
-    guided_below: float
+    guidance_interval: Interval
     energy_guidance: float
     refinement: Refinement | None
 
@@ -49,7 +49,7 @@ class Inverter:
         self.prior, self.adapter, self.backbone = prior, adapter, backbone
         self.device, self.precision = device, precision
         # Not the autoencoder's sample_size, which a prior for smaller images may carry on.
-        self.image_size: int = adapter.config.grid[0] * shrinkage(prior.vae)
+        self.image_size: int = adapter.config.grid[0] * vae_scale_factor(prior.vae)
         self._latent_shape = (prior.vae.config.latent_channels, *adapter.config.grid)
 
     @classmethod
@@ -114,7 +114,7 @@ class Inverter:
         seed: int = 0,
         steps: int = 20,
         guidance: float = 5.0,
-        guided_below: float = 0.65,
+        guidance_interval: Interval = (0.0, 0.65),
         energy_guidance: float = 0.5,
         refinement: Refinement | None = None,
     ) -> Tensor:
@@ -128,7 +128,7 @@ class Inverter:
         with numerics(self.device, self.precision):
             latents = sample_latents(
                 self.prior, self.adapter, conditioned, noise,
-                steps, guidance, guided_below, energy_guidance,
+                steps, guidance, guidance_interval, energy_guidance,
             )  # fmt: skip
             if refinement is not None and conditioned is not None:
                 latents = refine_latents(

@@ -6,9 +6,11 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from torch import Tensor
 
-from sacd.adapters.adapter import Adapter, steer
+from sacd.adapters.adapter import Adapter, conditioned_prediction
 from sacd.prior.attention import smoothed_attention
 from sacd.prior.prior import Prior
+
+Interval = Sequence[float]  # its two ends
 
 
 @torch.no_grad()
@@ -19,7 +21,7 @@ def sample_latents(
     noise: Tensor,
     steps: int,
     guidance: float,
-    guided_below: float = 1.0,
+    guidance_interval: Interval = (0.0, 1.0),
     energy_guidance: float = 0.0,
 ) -> Tensor:
     """Draw latents (N, c, H, W), one for each row of `noise`.
@@ -32,9 +34,9 @@ def sample_latents(
     pass of twice the batch, which a guidance of 1 spares. The second is smoothed energy guidance
     (Hong 2024): what the features ask for, against the same under `smoothed_attention`, in a pass
     of its own with the adapter's residuals as they were; it straightens outlines, and 0 spares it.
-    Both act below the share `guided_below` of the timesteps (Kynkäänniemi et al. 2024): at higher
-    noise the first pulls whatever the features leave open to one mean (every object of an unknown
-    colour became blue).
+    Both act where the timestep is within `guidance_interval`, shares of all timesteps (Kynkäänniemi
+    et al. 2024): at high noise the first pulls whatever the features leave open to one mean (every
+    object of an unknown colour became blue).
     """
     count = len(noise)
     hint = adapter.null_hint(count) if features is None else adapter.hint(features)
@@ -44,7 +46,7 @@ def sample_latents(
         pairs = zip(adapter.null_hint(count), hint, strict=True)
         both = tuple(torch.cat(pair) for pair in pairs)
     guided = contrasted or (features is not None and energy_guidance != 0)
-    limit = guided_below * prior.scheduler.config.num_train_timesteps if guided else 0
+    low, high = (end * prior.scheduler.config.num_train_timesteps for end in guidance_interval)
 
     def given(latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(latents)
@@ -52,17 +54,19 @@ def sample_latents(
 
     def predict(latents: Tensor, time: Tensor) -> Tensor:
         single = given(latents, time)
-        if time >= limit:
-            return steer(prior.unet, *single, adapter.residuals(*single, hint)).float()
+        if not (guided and low <= time < high):
+            return conditioned_prediction(
+                prior.unet, *single, adapter.residuals(*single, hint)
+            ).float()
         passed = given(torch.cat([latents, latents]), time) if contrasted else single
         added = adapter.residuals(*passed, both)
-        predictions = steer(prior.unet, *passed, added).float()
+        predictions = conditioned_prediction(prior.unet, *passed, added).float()
         null, conditional = predictions[:count], predictions[-count:]
         predicted = null + guidance * (conditional - null)
         if energy_guidance != 0:
             with smoothed_attention(prior.unet) as smoothed:
                 kept = tuple(part[-count:] for part in added)
-                smooth = steer(smoothed, *single, kept).float()
+                smooth = conditioned_prediction(smoothed, *single, kept).float()
             predicted = predicted + energy_guidance * (conditional - smooth)
         return predicted
 

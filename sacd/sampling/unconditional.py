@@ -8,11 +8,13 @@ from torch import Tensor
 
 from sacd.prior.attention import smoothed_attention
 from sacd.prior.prior import Prior
-from sacd.sampling.sampler import integrate
+from sacd.sampling.sampler import Interval, integrate
 
 
 @torch.no_grad()
-def sample_prior(prior: Prior, noise: Tensor, guidance: float, guided_below: float) -> Tensor:
+def sample_prior(
+    prior: Prior, noise: Tensor, guidance: float, guidance_interval: Interval
+) -> Tensor:
     """Draw latents (N, c, H, W) from the prior alone, in S steps.
 
     noise: (N, S + 1, c, H, W), what the drawing starts from and what each step adds. Where no
@@ -21,18 +23,18 @@ def sample_prior(prior: Prior, noise: Tensor, guidance: float, guided_below: flo
     Smoothed energy guidance (Hong 2024) stands in for that of features against none: it contrasts
     the prior with itself under `smoothed_attention`, e = e_smooth + guidance (e - e_smooth), so
     that what is drawn agrees with itself over a distance. A guidance of 1 is the prior as it is. It
-    acts below the share `guided_below` of the timesteps: at higher noise it makes scenes alike.
+    acts within `guidance_interval`: at high noise it makes scenes alike.
     """
     start, *added = noise.unbind(1)
     prompts = prior.prompts(len(noise))
-    limit = guided_below * prior.scheduler.config.num_train_timesteps
+    low, high = (end * prior.scheduler.config.num_train_timesteps for end in guidance_interval)
 
     def predict(unet: Callable[..., Any], latents: Tensor, time: Tensor) -> Tensor:
         return unet(latents, time.expand(len(latents)), prompts).sample.float()
 
     def guided(latents: Tensor, time: Tensor) -> Tensor:
         predicted = predict(prior.unet, latents, time)
-        if guidance == 1 or time >= limit:
+        if guidance == 1 or not low <= time < high:
             return predicted
         with smoothed_attention(prior.unet) as smoothed:
             smooth = predict(smoothed, latents, time)

@@ -36,16 +36,16 @@ def train_adapter(
     pairs: Pairs,
     held_out: tuple[Tensor, Tensor, Tensor],
     recipe: Recipe,
-    drop: float,
+    condition_dropout: float,
     work: Path,
     device: torch.device,
     progress: Progress,
 ) -> Trained:
     """Minimise the prior's own denoising loss given the features (FeatInv, section 3).
 
-    With probability `drop` an image's features are replaced by the null feature, which makes the
-    unconditional branch for guidance. held_out: (latents, features, shuffled) of validation images
-    for `condition_check`. The adapter ends with averaged weights.
+    With probability `condition_dropout` an image's features are replaced by the null feature, which
+    makes the unconditional branch for guidance. held_out: (latents, features, shuffled) of
+    validation images for `condition_check`. The adapter ends with averaged weights.
     """
     parameters = dict(adapter.requires_grad_(True).named_parameters())
     unet, scheduler = prior.unet, prior.scheduler
@@ -53,7 +53,7 @@ def train_adapter(
     def read(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         chosen = torch.randint(pairs.count, (recipe.batch,), generator=generator)
         rows = parallel.share(chosen).tolist()
-        dropped = parallel.share(torch.rand(recipe.batch, generator=generator) < drop)
+        dropped = parallel.share(torch.rand(recipe.batch, generator=generator) < condition_dropout)
         return pairs.latents(rows), pairs.features(rows), dropped
 
     def loss(step: Step) -> tuple[Tensor, dict[str, float]]:

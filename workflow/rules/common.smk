@@ -34,7 +34,9 @@ except SacdError as error:
 PLANS = PLANNED not in os.environ  # and not a job of a run that another process planned
 plan_with(SETTINGS)
 COMPARE = SETTINGS.compare
-FINDERS = [f"models/probes/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.probes]
+SEGMENTERS = [
+    f"models/segmenters/{name}/diffusion_pytorch_model.safetensors" for name in COMPARE.segmenters
+]
 
 
 wildcard_constraints:
@@ -42,12 +44,12 @@ wildcard_constraints:
     adapter="[a-z0-9_]+",
     decoder="[a-z0-9_]+",
     method="[a-z0-9_]+",
-    probe="[a-z0-9_]+",
+    segmenter="[a-z0-9_]+",
     sweep="[a-z0-9_]+",
     disturbance="[a-z0-9_]+",
     layers="[a-z0-9_]+",
     concepts="[a-z0-9_]+",
-    readout="[a-z0-9_]+",
+    probe="[a-z0-9_]+",
     edit="[a-z0-9_]+",
 
 

@@ -1,25 +1,25 @@
-rule fit_readout:
+rule fit_probe:
     input:
         "data/images/train/index.json",
         MANIFEST,
         f"features/{COMPARE.judge}/train/index.json",
-        FINDERS,
+        SEGMENTERS,
     output:
-        "models/readouts/{readout}/readout.safetensors",
-        "models/readouts/{readout}/accuracy.json",
-        "models/readouts/{readout}/record.json",
+        "models/probes/{probe}/probe.safetensors",
+        "models/probes/{probe}/accuracy.json",
+        "models/probes/{probe}/record.json",
     log:
-        "logs/fit_readout/{readout}.log",
+        "logs/fit_probe/{probe}.log",
     benchmark:
-        "logs/fit_readout/{readout}.benchmark.tsv"
+        "logs/fit_probe/{probe}.benchmark.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        version=version_of("fit_readout"),
-        parameters=parameters_of("fit_readout"),
+        version=version_of("fit_probe"),
+        parameters=parameters_of("fit_probe"),
     shell:
-        "launch 1 1 stages.fit_readout --readout {wildcards.readout} 2>&1 | tee {log}"
+        "launch 1 1 stages.fit_probe --probe {wildcards.probe} 2>&1 | tee {log}"
 
 
 # Waits for everything that any method or edit needs, as its DVC stage does.
@@ -31,8 +31,8 @@ rule draw_edits:
         expand(f"features/{COMPARE.judge}/{{split}}/index.json", split=("train", "test")),
         "models/backbones/{backbone}/model.safetensors",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
-        FINDERS,
-        expand("models/readouts/{readout}/readout.safetensors", readout=COMPARE.readouts),
+        SEGMENTERS,
+        expand("models/probes/{probe}/probe.safetensors", probe=COMPARE.probes),
         PRIOR,
         expand("adapters/{{backbone}}/{adapter}/adapter.safetensors", adapter=COMPARE.adapters),
         expand("decoders/{{backbone}}/{decoder}/decoder.safetensors", decoder=COMPARE.decoders),
@@ -100,7 +100,7 @@ rule plot_edits:
 rule plot_disentanglement:
     input:
         expand("edits/{backbone}/{{edit}}/scores.parquet", backbone=COMPARE.backbones),
-        expand("models/readouts/{readout}/accuracy.json", readout=COMPARE.readouts),
+        expand("models/probes/{probe}/accuracy.json", probe=COMPARE.probes),
     output:
         report(
             "results/disentanglement/{edit}.csv",

@@ -77,28 +77,28 @@ rule make_prior:
         "launch {resources.nodes} {resources.processes} stages.make_prior 2>&1 | tee {log}"
 
 
-rule make_probe:
+rule make_segmenter:
     input:
         IMAGES,
         MANIFEST,
         lambda w: shipped(
-            SETTINGS.probes[w.probe].source,
+            SETTINGS.segmenters[w.segmenter].source,
             "diffusion_pytorch_model.safetensors",
             "config.json",
         ),
     output:
-        "models/probes/{probe}/config.json",
-        "models/probes/{probe}/diffusion_pytorch_model.safetensors",
-        "models/probes/{probe}/record.json",
+        "models/segmenters/{segmenter}/config.json",
+        "models/segmenters/{segmenter}/diffusion_pytorch_model.safetensors",
+        "models/segmenters/{segmenter}/record.json",
     log:
-        "logs/make_probe/{probe}.log",
+        "logs/make_segmenter/{segmenter}.log",
     benchmark:
-        "logs/make_probe/{probe}.benchmark.tsv"
+        "logs/make_segmenter/{segmenter}.benchmark.tsv"
     conda:
         "../../environment.yml"
     threads: 1
     params:
-        version=version_of("make_probe"),
-        parameters=parameters_of("make_probe"),
+        version=version_of("make_segmenter"),
+        parameters=parameters_of("make_segmenter"),
     shell:
-        "launch 1 1 stages.make_probe --probe {wildcards.probe} 2>&1 | tee {log}"
+        "launch 1 1 stages.make_segmenter --segmenter {wildcards.segmenter} 2>&1 | tee {log}"

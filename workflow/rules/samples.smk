@@ -34,7 +34,7 @@ rule sweep_method:
             split=("train", "val"),
         ),
         expand("models/backbones/{network}/model.safetensors", network=COMPARE.networks),
-        FINDERS,
+        SEGMENTERS,
         PRIOR,
         TRAINING,
         DECODERS,
@@ -78,7 +78,7 @@ rule score_samples:
         ),
         "models/backbones/{backbone}/model.safetensors",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
-        FINDERS,
+        SEGMENTERS,
     output:
         "scores/{backbone}/{method}.parquet",
         "scores/{backbone}/{method}.sets.json",
@@ -115,7 +115,7 @@ rule score_references:
         ),
         "models/backbones/{backbone}/model.safetensors",
         f"models/backbones/{COMPARE.judge}/model.safetensors",
-        FINDERS,
+        SEGMENTERS,
     output:
         "scores/{backbone}/references.parquet",
         "scores/{backbone}/references.sets.json",

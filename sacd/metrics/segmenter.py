@@ -1,4 +1,4 @@
-"""The finder: a small segmentation network that draws the mask of a scene's object.
+"""The segmenter: a small network that draws the mask of a scene's object.
 
 Trained on true masks of the embedded world, it says where the object stands in a reconstruction,
 without asking any of the networks under study.
@@ -16,7 +16,7 @@ from sacd.numerics import conv_format
 from sacd.optimization import Progress, Recipe, Step, Trained, train
 
 
-def create_finder(width: int, image_size: int) -> UNet2DModel:
+def create_segmenter(width: int, image_size: int) -> UNet2DModel:
     """An attention-free U-Net from RGB to one mask logit; `width` is its first level's."""
     return UNet2DModel(
         sample_size=image_size,
@@ -31,12 +31,12 @@ def create_finder(width: int, image_size: int) -> UNet2DModel:
     )
 
 
-def mask_logits(finder: UNet2DModel, images: Tensor) -> Tensor:
+def mask_logits(segmenter: UNet2DModel, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] -> logits (N, H, W) of "this pixel shows the object"."""
-    return finder(2 * images - 1, 0).sample[:, 0]
+    return segmenter(2 * images - 1, 0).sample[:, 0]
 
 
-def train_finder(
+def train_segmenter(
     width: int,
     images: Tensor,
     masks: Tensor,
@@ -47,7 +47,9 @@ def train_finder(
 ) -> tuple[UNet2DModel, Trained]:
     """Train on images uint8 (N, 3, H, W) and masks bool (N, H, W) by binary cross-entropy."""
     torch.manual_seed(recipe.seed)
-    finder = create_finder(width, images.shape[-1]).to(device, memory_format=conv_format(device))
+    segmenter = create_segmenter(width, images.shape[-1]).to(
+        device, memory_format=conv_format(device)
+    )
 
     def read(generator: torch.Generator) -> tuple[Tensor]:
         rows = torch.randint(len(images), (recipe.batch,), generator=generator)
@@ -57,12 +59,12 @@ def train_finder(
 
     def loss(step: Step) -> tuple[Tensor, dict[str, float]]:
         (joined,) = step.batch
-        logits = mask_logits(finder, joined[:, :3]).float()
+        logits = mask_logits(segmenter, joined[:, :3]).float()
         return F.binary_cross_entropy_with_logits(logits, joined[:, 3]), {}
 
-    trained = train(dict(finder.named_parameters()), read, loss, recipe, work, progress)
-    finder.load_state_dict(trained.weights)
-    return finder.eval().requires_grad_(False), trained
+    trained = train(dict(segmenter.named_parameters()), read, loss, recipe, work, progress)
+    segmenter.load_state_dict(trained.weights)
+    return segmenter.eval().requires_grad_(False), trained
 
 
 def mask_iou(found: Tensor, truth: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ FOLDS = 5
 
 
 @dataclass(frozen=True)
-class Readout:
+class Probe:
     """A softmax classifier of each factor.
 
     Attributes:
@@ -50,9 +50,9 @@ class Readout:
         write_tensors(path, tensors, kinds=self.kinds)
 
     @classmethod
-    def load(cls, path: Path) -> "Readout":
+    def load(cls, path: Path) -> "Probe":
         """Read what `save` wrote; raises `SacdError`."""
-        with reading(path, "a readout") as file:
+        with reading(path, "a probe") as file:
             kinds = {factor: tuple(names) for factor, names in file.metadata("kinds").items()}
             layers = {f: (file[f"{f}.weights"], file[f"{f}.biases"]) for f in kinds}
         return cls(kinds, layers)
@@ -84,7 +84,7 @@ def fit_factor(
     labels = members[told].argmax(1)
     if len(kinds) < 2 or np.bincount(labels, minlength=len(kinds)).min() < FOLDS:
         raise SacdError(
-            f"a readout needs two kinds or more, and {FOLDS} images of each; there are "
+            f"a probe needs two kinds or more, and {FOLDS} images of each; there are "
             f"{ {name: int(rows.sum()) for name, rows in kinds.items()} }."
         )
     used = values[torch.from_numpy(told)].double()

@@ -1,4 +1,4 @@
-"""Provide a probe as models/probes/<name>/: import it, or train it on true factors."""
+"""Provide a segmenter as models/segmenters/<name>/: import it, or train it on true factors."""
 
 import argparse
 from pathlib import Path
@@ -6,15 +6,15 @@ from pathlib import Path
 import torch
 from diffusers import UNet2DModel
 
-from pipeline.artefacts import image_folder, probe_folder
+from pipeline.artefacts import image_folder, segmenter_folder
 from pipeline.inputs import load_images, load_masks
 from pipeline.program import device, progress, run
 from pipeline.record import Recorder, read_record
 from pipeline.settings.load import load_settings, pick
-from pipeline.settings.sections import ProbeSettings
+from pipeline.settings.sections import SegmenterSettings
 from pipeline.work_folder import content, work_folder
 from sacd.files import atomic
-from sacd.metrics.finder import mask_iou, mask_logits, train_finder
+from sacd.metrics.segmenter import mask_iou, mask_logits, train_segmenter
 from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.shards import INDEX
@@ -22,41 +22,47 @@ from sacd.shards import INDEX
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--probe", required=True)
-    name = parser.parse_args().probe
-    recorder, settings = Recorder("make_probe", probe=name), load_settings()
-    chosen = pick(settings.probes, name, "probe")
+    parser.add_argument("--segmenter", required=True)
+    name = parser.parse_args().segmenter
+    recorder, settings = Recorder("make_segmenter", segmenter=name), load_settings()
+    chosen = pick(settings.segmenters, name, "segmenter")
     if chosen.source == "train":
-        finder, training = _train(chosen, settings.seed, name)
+        segmenter, training = _train(chosen, settings.seed, name)
     else:
         source = Path(chosen.source).expanduser()
-        finder, training = load_diffusers(UNet2DModel, source), read_record(source)["training"]
-    folder = probe_folder(name)
+        segmenter, training = load_diffusers(UNet2DModel, source), read_record(source)["training"]
+    folder = segmenter_folder(name)
     with atomic(folder) as temporary:
-        finder.half().save_pretrained(temporary)
+        segmenter.half().save_pretrained(temporary)
     recorder.write(
         folder / "record.json",
         settings,
         training=training,
-        val_iou=_val_iou(finder.float()),
+        val_iou=_val_iou(segmenter.float()),
     )
 
 
-def _train(chosen: ProbeSettings, seed: int, name: str) -> tuple[UNet2DModel, dict[str, object]]:
+def _train(
+    chosen: SegmenterSettings, seed: int, name: str
+) -> tuple[UNet2DModel, dict[str, object]]:
     assert chosen.training is not None  # the settings' check
     images, masks = _images_and_masks("train")
-    finder, trained = train_finder(
+    segmenter, trained = train_segmenter(
         chosen.width,
         images,
         masks,
         Recipe(**chosen.training.model_dump(), seed=seed),
         work_folder(
-            "make_probe", name, seed, chosen.model_dump(), content(image_folder("train") / INDEX)
+            "make_segmenter",
+            name,
+            seed,
+            chosen.model_dump(),
+            content(image_folder("train") / INDEX),
         ),
         device(),
-        progress(f"probe {name}"),
+        progress(f"segmenter {name}"),
     )
-    return finder, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
+    return segmenter, {"seconds": round(trained.seconds), "history": trained.history[-1:]}
 
 
 def _images_and_masks(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,11 +71,11 @@ def _images_and_masks(split: str) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def _val_iou(finder: UNet2DModel) -> float:
+def _val_iou(segmenter: UNet2DModel) -> float:
     images, masks = _images_and_masks("val")
-    finder = finder.to(device())
+    segmenter = segmenter.to(device())
     overlaps = [
-        mask_iou(mask_logits(finder, batch.to(device()) / 255).cpu() > 0, truth)
+        mask_iou(mask_logits(segmenter, batch.to(device()) / 255).cpu() > 0, truth)
         for batch, truth in zip(images.split(64), masks.split(64), strict=True)
     ]
     return round(float(torch.cat(overlaps).mean()), 4)

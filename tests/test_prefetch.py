@@ -13,7 +13,7 @@ import pytest
 import torch
 from conftest import Checkout
 
-from sacd.background import in_background
+from sacd.prefetch import prefetched
 from sacd.shards import Shards
 
 PATIENCE = 60  # seconds until a test gives up waiting
@@ -41,10 +41,10 @@ def test_results_come_in_order_and_one_at_a_time():
         running.release()
         return number**2
 
-    assert list(in_background(partial(square, number) for number in range(20))) == [
+    assert list(prefetched(partial(square, number) for number in range(20))) == [
         number**2 for number in range(20)
     ]
-    assert list(in_background(iter(()))) == []
+    assert list(prefetched(iter(()))) == []
 
 
 def test_a_task_runs_while_the_next_one_is_prepared():
@@ -55,12 +55,12 @@ def test_a_task_runs_while_the_next_one_is_prepared():
         assert waited(ran)  # before this generator is left
         yield lambda: True
 
-    assert list(in_background(tasks())) == [None, True]
+    assert list(prefetched(tasks())) == [None, True]
 
 
 def test_and_while_the_result_before_it_is_used():
     ran = [threading.Event() for _ in range(3)]
-    for number, _ in enumerate(in_background(event.set for event in ran)):
+    for number, _ in enumerate(prefetched(event.set for event in ran)):
         assert all(map(waited, ran[: number + 2]))
 
 
@@ -68,7 +68,7 @@ def test_an_error_of_a_task_stands_in_the_place_of_its_result():
     def fail() -> None:
         raise OSError("shard-00001 is gone")
 
-    results = in_background(iter([lambda: "first", fail, lambda: "third"]))
+    results = prefetched(iter([lambda: "first", fail, lambda: "third"]))
     assert next(results) == "first"
     with pytest.raises(OSError, match="shard-00001"):
         next(results)
@@ -91,7 +91,7 @@ def test_a_task_that_has_begun_is_ended_before_an_error_gets_out(where: str):
             raise InterruptedError
 
     def use() -> None:
-        results = in_background(tasks())
+        results = prefetched(tasks())
         next(results)
         assert waited(begun)
         if where == "using":
@@ -116,7 +116,7 @@ def test_so_is_one_that_waits_when_the_one_before_it_fails():
         yield lambda: ended.append("second")
 
     def use() -> None:
-        results = in_background(tasks())
+        results = prefetched(tasks())
         threading.Timer(0.2, given.set).start()  # when the second task has been given, too
         next(results)
 
@@ -140,7 +140,7 @@ def test_what_a_task_holds_is_let_go_when_it_has_run():
         gone = kept() is None
         yield lambda: gone
 
-    results = in_background(tasks(held))
+    results = prefetched(tasks(held))
     del held
     assert list(results)[1]
 

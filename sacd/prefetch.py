@@ -7,7 +7,7 @@ from typing import TypeVar
 Result = TypeVar("Result")
 
 
-def in_background(tasks: Iterable[Callable[[], Result]]) -> Generator[Result, None, None]:
+def prefetched(tasks: Iterable[Callable[[], Result]]) -> Generator[Result, None, None]:
     """The results of tasks in their order; one thread runs them, a task at a time.
 
     It is one ahead: runs a task while the next one is prepared, and while the result of the one
