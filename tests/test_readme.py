@@ -2,7 +2,10 @@
 
 import re
 import shlex
+import tomllib
 from pathlib import Path
+
+import yaml
 
 from cli.main import create_parser
 
@@ -43,3 +46,14 @@ def test_printed_commands_are_ones_that_sacd_takes() -> None:
     for line in printed:
         words = shlex.split(line.replace("\\\n", " "), comments=True)
         assert create_parser().parse_args(words).command
+
+
+def test_the_citation_is_of_this_version_and_names_the_methods_paper() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert citation["cff-version"] == "1.2.0"
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    (paper,) = citation["references"]
+    assert paper["identifiers"][0]["value"] == "arXiv:2505.21032"
+    assert f"[{project['version']}]" in (ROOT / "CHANGELOG.md").read_text()
+    assert "Version 2.0, January 2004" in (ROOT / project["license-files"][0]).read_text()

@@ -46,7 +46,7 @@ class Stage:
 def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
     """The stages of an experiment, by rule."""
     networks, backbones = {"backbone": compare.networks}, {"backbone": compare.backbones}
-    pretrained = f"{root}/pretrained"
+    pretrained = f"{root}pretrained"
     judge = compare.judge
     segmenters = ["models/segmenters"] if compare.segmenters else []
     probes = ["models/probes"] if compare.probes else []
@@ -192,7 +192,7 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
         ),
         "write_report": Stage(
             "results/report.html",
-            ["results/tables", "results/figures", *sweeps, *reported, f"{root}/workflow/report"],
+            ["results/tables", "results/figures", *sweeps, *reported, f"{root}workflow/report"],
             ["results/report.html"],
         ),
     }  # fmt: skip
@@ -201,7 +201,8 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
 def dvc_yaml(folder: Path) -> str:
     """The text of dvc.yaml for the experiment in `folder`."""
     compare = read_settings(folder / "params.yaml").compare
-    root = "/".join([".."] * len(folder.resolve().relative_to(ROOT).parts)) or "."
+    # As DVC itself writes paths: it does not find "./workflow/..." again in its lock.
+    root = "../" * len(folder.resolve().relative_to(ROOT).parts)
     stages = {
         rule: _entry(rule, stage, root)
         for rule, stage in stages_of(compare, root).items()
@@ -222,11 +223,11 @@ def _entry(rule: str, stage: Stage, root: str) -> dict[str, Any]:
     names = {name: f"${{item.{name}}}" for name in stage.over}
     return {
         **({"matrix": stage.over} if stage.over else {}),
-        "cmd": f"snakemake {stage.target} --snakefile {root}/Snakefile",
+        "cmd": f"snakemake {stage.target} --snakefile {root}Snakefile",
         **({"deps": stage.needs} if stage.needs else {}),
         "params": [
             *(part.format(**names) for part in PARTS[rule]),
-            {f"{root}/workflow/versions.json": [f"stages.{rule}.version"]},
+            {f"{root}workflow/versions.json": [f"stages.{rule}.version"]},
         ],
         "outs": [_output(path) for path in stage.makes],
     }
