@@ -13,10 +13,10 @@ FOLDER = $(or $(firstword $(wildcard $(EXPERIMENT) experiments/$(EXPERIMENT))),\
     $(error EXPERIMENT=$(EXPERIMENT): no such folder, nor experiments/$(EXPERIMENT)))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test versions plan pull caches pretrained clean
+.PHONY: help env demo test test-all versions plan pull caches pretrained clean
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
 
 env: $(INSTALLED) ## install everything into .venv (a few GB: torch brings CUDA)
 
@@ -24,13 +24,16 @@ demo: env ## run the embedded experiment: tables and pictures in ten to twenty m
 	$(FORKING) snakemake
 	@$(RUN) python -m workflow.show_results
 
-test: env ## check style, types, workflow and behaviour
+test: env ## check style, types, workflow and behaviour, in some minutes
 	$(RUN) ruff check sacd pipeline stages cli benchmarks tests workflow
 	$(RUN) ruff format --check sacd pipeline stages cli benchmarks tests workflow
 	$(RUN) mypy
 	$(RUN) snakefmt --check Snakefile workflow/rules
 	$(RUN) snakemake --lint
-	$(FORKING) pytest
+	$(FORKING) pytest -m "not campaign"
+
+test-all: test ## the campaigns too: clusters, remotes, kills, whole runs (half an hour)
+	$(FORKING) pytest -m campaign
 
 versions: env ## after an edit of code: see which stages give other results, and note it
 	$(RUN) python workflow/versions.py

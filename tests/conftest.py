@@ -140,9 +140,16 @@ SLOW = (
     "test_pull.py",
     "test_resume.py",
 )
+# What runs every method, or stores a run, takes minutes to set up.
+CAMPAIGNS = {"compared", "recorded", "cluster"}
 
 
+# Before pytest leaves out what `-m` does not ask for.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if CAMPAIGNS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.campaign)
     items.sort(key=lambda item: SLOW.index(item.path.name) if item.path.name in SLOW else len(SLOW))
 
 

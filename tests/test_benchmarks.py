@@ -8,6 +8,8 @@ from conftest import Checkout
 
 from sacd.shards import Shards
 
+pytestmark = pytest.mark.campaign
+
 
 def run(compared: Checkout, name: str, *options: str) -> pd.DataFrame:
     """The table that a program makes of the experiment."""

@@ -15,6 +15,8 @@ from recorded_run import NOTHING, changed, clone, planned_rules
 
 from sacd.files import read_json, write_json
 
+pytestmark = pytest.mark.campaign
+
 LAST = "test_dvc_makes_everything_and_snakemake_takes_it"
 
 

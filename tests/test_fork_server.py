@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, environment
 
+pytestmark = pytest.mark.campaign
+
 LAUNCH = f"bash '{ROOT}/workflow/launch.sh' 1 1"
 # Without the libraries, which take seconds; torch is there, for it is asked about GPUs.
 SERVER = """\

@@ -26,6 +26,8 @@ from sacd.prior.prior import NULL_PROMPT, Prior, latent_shape
 from sacd.prior.stable_diffusion import local_folder
 from workflow.plan import hours, table
 
+pytestmark = pytest.mark.campaign
+
 EXPERIMENT = ROOT / "experiments/imagenet"
 # Where CI puts transformers: among the other packages it would slow the start of every program.
 TRANSFORMERS = ROOT / "build/transformers"

@@ -14,6 +14,8 @@ from dry_run import planned
 
 from pipeline.settings.load import PLANNED, load_settings, plan_with, read_settings
 
+pytestmark = pytest.mark.campaign
+
 LIMIT = 300  # seconds
 
 

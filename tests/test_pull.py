@@ -4,8 +4,11 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 from conftest import EXPERIMENT, Checkout, commit
 from recorded_run import NOTHING, changed, clone, make, planned_rules
+
+pytestmark = pytest.mark.campaign
 
 
 class RootCheckout(Checkout):

@@ -32,7 +32,7 @@ def test_links_and_pictures_exist() -> None:
 
 def test_commands_exist() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"(?:^|`)make ([a-z]+)", PAGES, re.M):
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", PAGES, re.M):
         assert re.search(rf"^{target}:", makefile, re.M), target
     programs = re.findall(r"python ((?:benchmarks|workflow)/\w+\.py)", PAGES)
     assert len(programs) > 3

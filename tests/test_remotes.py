@@ -16,6 +16,8 @@ import yaml
 from conftest import EXPERIMENT, Checkout
 from recorded_run import NOTHING, changed, clone, make
 
+pytestmark = pytest.mark.campaign
+
 SSHD = "/usr/sbin/sshd"
 # Made again from images and models in a fraction of the time that it takes to move them.
 NOT_STORED = ("features", "latents")

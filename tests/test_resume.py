@@ -26,6 +26,8 @@ import functools, itertools, os, signal, sys
 import torch
 import sacd.optimization
 
+pytestmark = pytest.mark.campaign
+
 # A checkpoint at every step, instead of every other minute.
 sacd.optimization.train = functools.partial(sacd.optimization.train, checkpoint_seconds=0.0)
 step, count, number = torch.optim.AdamW.step, itertools.count(1), int(sys.argv.pop())

@@ -23,6 +23,8 @@ from slurm_cluster import ADAPTER, CONFIGURATION, PATIENCE, STEPS, Campaign, con
 
 from sacd.files import read_json
 
+pytestmark = pytest.mark.campaign
+
 # What the rules in `localrules` make; Snakemake runs them itself.
 LOCAL = {
     "make_tables", "plot_concepts", "plot_disentanglement", "plot_edits", "plot_figures",
