@@ -31,7 +31,7 @@ SHRINKAGE = 2.0  # of noise; decides nothing about shapes
 def random_backbone(chosen: BackboneSettings) -> Backbone:
     """The backbone of a section of params.yaml."""
     config = backbone_config(chosen)
-    return Backbone(config, create_network(config))
+    return Backbone(config, create_network(config), verify=False)
 
 
 def random_prior(settings: Settings) -> tuple[Prior, str]:

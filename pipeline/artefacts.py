@@ -18,6 +18,11 @@ LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmar
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
 VAE_PARTS = ("vae/diffusion_pytorch_model.safetensors", "vae/config.json")
+# Where a prior that is imported may have its weights instead.
+VARIANTS = (
+    "unet/diffusion_pytorch_model.fp16.safetensors",
+    "vae/diffusion_pytorch_model.fp16.safetensors",
+)
 PRIOR_PARTS = (  # all that decides what a prior draws
     "unet/diffusion_pytorch_model.safetensors",
     "unet/config.json",

@@ -1,5 +1,6 @@
 """Networks that sections of params.yaml describe: imported, or trained on the train split."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -41,7 +42,10 @@ def obtain_network(
     """Import or train the network of a section of params.yaml (`where`); also says how."""
     config = backbone_config(chosen)
     if chosen.source != "train":
-        return config, *_import(config, chosen.source, where)
+        network, origin = _import(config, chosen.source, where)
+        if "history" not in origin:  # not trained by this rule
+            _warn_of_preprocessing(config, network, where)
+        return config, network, origin
     if config.layer != FINAL:
         raise SacdError(f"{where}.layer: train with '{FINAL}', tap a layer on import.")
     return config, *_train(config, chosen, seed, where)
@@ -98,3 +102,20 @@ def _import(
     network = load_network(config, path / WEIGHTS if path.is_dir() else path)
     original = read_record(path)["training"] if path.is_dir() else {}
     return network, {"imported": source, **original}
+
+
+def _warn_of_preprocessing(config: BackboneConfig, network: torch.nn.Module, where: str) -> None:
+    """One line where images would come to the network otherwise than timm prepares them."""
+    theirs: dict[str, object] = network.pretrained_cfg  # type: ignore[assignment]
+    ours = {"mean": config.mean, "std": config.std, "interpolation": "bicubic"}
+    differing = [
+        f"{key} {ours[key]} (timm: {theirs[key]})"
+        for key in ours
+        if theirs.get(key) and theirs[key] != ours[key]
+    ]
+    if differing:
+        print(
+            f"warning: {where}: images are not prepared as timm's configuration of "
+            f"{config.model} says: {', '.join(differing)}.",
+            file=sys.stderr,
+        )

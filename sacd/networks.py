@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
@@ -40,7 +40,8 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
     """A frozen network in fp32 from a folder in the diffusers layout; raises `SacdError`.
 
     diffusers itself leaves weights that the file lacks at random values. Where there are no
-    safetensors, as in some of the older models, it reads torch's file with `weights_only`.
+    safetensors, as in some of the older models, it reads torch's file with `weights_only`. Where
+    there are only weights of the variant fp16, these are read.
     """
     if not (folder / CONFIG).exists():  # diffusers would ask a hub for it
         raise SacdError(f"{folder}: no {kind.__name__} of diffusers here (no config.json).")
@@ -50,6 +51,7 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
             local_files_only=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
+            variant=None if _weights(folder) else "fp16",
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise SacdError(f"{folder}: not a {kind.__name__} of diffusers: {error}") from error
@@ -58,7 +60,16 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
         sorted(found["missing_keys"]),
         sorted(found["unexpected_keys"]),
     )
+    require_finite(network.state_dict(), folder)
     return network.float().eval().requires_grad_(False)
+
+
+def _weights(folder: Path) -> list[Path]:
+    """Files of weights in a folder of diffusers, but for those of a variant."""
+    stem = "diffusion_pytorch_model"
+    return [
+        *folder.glob(f"{stem}.safetensors*"), *folder.glob(f"{stem}-*"), *folder.glob(f"{stem}.bin")
+    ]  # fmt: skip
 
 
 def save_network(network: nn.Module, config: Any, folder: Path, name: str) -> None:
@@ -83,17 +94,37 @@ def read_config(kind: type[Config], folder: Path) -> Config:
         raise SacdError(f"{folder / CONFIG}: not a {kind.__name__} ({error}).") from error
 
 
-def load_weights(network: nn.Module, path: Path, kind: str) -> None:
-    """Give `network` the weights of a safetensors file (any float type), frozen, in fp32.
-
-    Raises `SacdError` where they are not those of a `kind`, as in "an adapter for this prior".
-    """
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file; raises `SacdError` where they can't be had or be used."""
     try:
         weights = load_file(path)
     except FileNotFoundError as error:
         raise SacdError(f"{path}: no such weights file.") from error
     except (OSError, SafetensorError) as error:
         raise SacdError(f"{path}: not a readable safetensors file ({error}).") from error
+    require_finite(weights, path)
+    return weights
+
+
+def require_finite(weights: dict[str, Tensor], path: Path) -> None:
+    """Raise `SacdError` by a file's name where one of its weights is not a finite number."""
+    for name, values in weights.items():
+        if values.is_floating_point() and not bool(values.isfinite().all()):
+            raise SacdError(f"{path}: '{name}' holds weights that are not finite numbers.")
+
+
+def fits(network: nn.Module, weights: dict[str, Tensor]) -> bool:
+    """Whether weights are those of a network, by names and shapes."""
+    ours = {name: values.shape for name, values in network.state_dict().items()}
+    return ours == {name: values.shape for name, values in weights.items()}
+
+
+def load_weights(network: nn.Module, path: Path, kind: str) -> None:
+    """Give `network` the weights of a safetensors file (any float type), frozen, in fp32.
+
+    Raises `SacdError` where they are not those of a `kind`, as in "an adapter for this prior".
+    """
+    weights = read_weights(path)
     refused = f"{path}: not the weights of {kind}"
     try:
         missing, unexpected = network.load_state_dict(weights, strict=False)

@@ -20,6 +20,7 @@ from sacd.optimization import Recipe, summary
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import save_autoencoder, vae_scale_factor
+from sacd.prior.requirements import require_supported
 from sacd.prior.stable_diffusion import local_folder
 from sacd.shards import INDEX
 
@@ -31,6 +32,7 @@ def main() -> None:
         vae, training = _train(settings)
     else:
         source = local_folder(settings.prior.source)
+        require_supported(source)  # all of the prior, before its latents are cached
         vae = load_diffusers(AutoencoderKL, source / "vae")
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}

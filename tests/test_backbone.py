@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -15,16 +16,18 @@ from sacd.backbones.backbone import (
     create_network,
     load_network,
     save_backbone,
-    to_nchw,
 )
+from sacd.backbones.layout import to_nchw
 from sacd.backbones.training import FLIPS, Augmentation, augment, train_backbone
 from sacd.errors import SacdError
 from sacd.optimization import Recipe
 
 JITTER = Augmentation(color_jitter=0.2)
 FAMILIES: dict[str, dict[str, Any]] = {
-    "resnet18": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 12], "stem_width": 8},
-    "convnext_atto": {"depths": [1, 1, 1, 1], "dims": [4, 6, 8, 10]},
+    "resnet18": {
+        "layers": [1, 1, 1, 1], "channels": [8, 8, 8, 12], "stem_width": 8, "output_stride": 16,
+    },
+    "convnext_atto": {"depths": [1, 1, 1, 1], "dims": [4, 6, 8, 10], "output_stride": 16},
     "swinv2_tiny_window8_256": {
         "img_size": 32, "patch_size": 4, "window_size": 4,
         "embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2],
@@ -34,8 +37,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 SHAPES = {
-    "resnet18": (12, 1, 1),
-    "convnext_atto": (10, 1, 1),
+    "resnet18": (12, 2, 2),
+    "convnext_atto": (10, 2, 2),
     "swinv2_tiny_window8_256": (16, 4, 4),
     "vit_tiny_patch16_224": (12, 4, 4),
 }
@@ -98,7 +101,7 @@ class TestMaps:
         features, logits = backbone(images)
         assert logits is None
         assert not backbone.has_head
-        assert features.shape == (2, 12, 1, 1)
+        assert features.shape == (2, 12, 2, 2)
 
     def test_nothing_of_it_trains_or_keeps_batch_statistics(self, images):
         backbone = backbone_of("resnet18")
@@ -107,6 +110,95 @@ class TestMaps:
         assert not any(p.requires_grad for p in backbone.parameters())
         for name, value in backbone.network.state_dict().items():
             assert torch.equal(value, before[name]), name
+
+
+class TestOrder:
+    """Every accepted layer is a map in the order of the image."""
+
+    @pytest.mark.parametrize(
+        ("model", "layer"),
+        [
+            ("resnet18", "layer1"),
+            ("swin_tiny_patch4_window7_224", "layers.1"),
+            ("deit_tiny_distilled_patch16_224", "blocks.3"),
+            ("nest_tiny", "levels.0"),
+            ("volo_d1_224", "forward_features"),
+            ("hiera_tiny_224", "forward_features"),
+        ],
+    )
+    def test_it_changes_where_the_image_does(self, model: str, layer: str):
+        torch.manual_seed(1)
+        config = BackboneConfig(model, {}, 224, (0.5,) * 3, (0.25,) * 3, layer)
+        backbone = Backbone(config, create_network(config))
+        images = torch.full((2, 3, 224, 224), 0.4)
+        images[1, :, 132:148, 76:92] = 0.9  # at 0.625 of the height and 0.375 of the width
+        first, second = backbone(images)[0]
+        changes = (second - first).norm(dim=0)
+        side = changes.shape[-1]
+        row, column = divmod(int(changes.argmax()), side)
+        assert abs((row + 0.5) / side - 0.625) < 0.15
+        assert abs((column + 0.5) / side - 0.375) < 0.15
+
+    @pytest.mark.parametrize("layer", ["blocks.0", "blocks.2", "blocks.1.norm1"])
+    def test_tokens_in_another_order_are_refused(self, layer: str):
+        config = BackboneConfig("hiera_tiny_224", {}, 224, (0.5,) * 3, (0.25,) * 3, layer)
+        with pytest.raises(
+            SacdError, match=rf"layer '{layer}' of hiera_tiny_224: .* another order"
+        ):
+            Backbone(config, create_network(config))
+
+    def test_equal_axes_are_told_apart_by_the_map_and_not_by_the_shape(self):
+        options = {"depths": [1, 1, 1, 1], "dims": [16, 24, 32, 40]}
+        layer = "stages.0.blocks.0.mlp.fc1"
+        config = BackboneConfig("convnext_atto", options, 256, (0.5,) * 3, (0.25,) * 3, layer)
+        backbone = Backbone(config, create_network(config))
+        seen = []
+        backbone.network.stages[0].blocks[0].mlp.fc1.register_forward_hook(
+            lambda module, given, output: seen.append(output)
+        )
+        features, _ = backbone(torch.rand(1, 3, 256, 256))
+        assert features.shape == (1, 64, 64, 64)
+        channels_last = isinstance(backbone.network.stages[0].blocks[0].mlp.fc1, torch.nn.Linear)
+        wanted = seen[0].permute(0, 3, 1, 2) if channels_last else seen[0]
+        assert torch.equal(features, wanted)
+
+    def test_a_map_of_one_location_is_refused(self):
+        config = BackboneConfig("resnet18", {}, 32, (0.5,) * 3, (0.25,) * 3, "forward_features")
+        with pytest.raises(SacdError, match=r"\(5, 512, 1, 1\) for 5 images, not a spatial map"):
+            Backbone(config, create_network(config))
+
+    @pytest.mark.parametrize(
+        ("model", "size"), [("levit_128s", 200), ("swin_tiny_patch4_window7_224", 100)]
+    )
+    def test_a_size_that_does_not_fit_is_one_sentence(self, model: str, size: int):
+        config = BackboneConfig(model, {}, size, (0.5,) * 3, (0.25,) * 3, "forward_features")
+        with pytest.raises(SacdError, match=rf"{model}: does not take images of input_size {size}"):
+            Backbone(config, create_network(config))
+
+    @pytest.mark.parametrize(
+        ("model", "follows"),
+        [
+            ("mixer_s32_224", True),
+            ("vit_tiny_patch16_224", False),
+            ("convnext_atto", True),
+            ("swin_tiny_patch4_window7_224", True),
+        ],
+    )
+    def test_classify_gives_the_networks_logits_or_none(self, model: str, follows: bool):
+        config = BackboneConfig(model, {}, 224, (0.5,) * 3, (0.25,) * 3, "forward_features")
+        backbone = Backbone(config, create_network(config))
+        features, logits = backbone(torch.rand(2, 3, 224, 224))
+        found = backbone.classify(features)
+        assert (found is not None) == follows
+        assert logits is not None
+        if found is not None:
+            torch.testing.assert_close(found, logits)
+
+    def test_options_that_a_model_does_not_take_are_one_sentence(self):
+        config = BackboneConfig("resnet18", {"layers": 3}, 64, (0.5,) * 3, (0.25,) * 3, "layer1")
+        with pytest.raises(SacdError, match=r"timm model 'resnet18' cannot be made with") as caught:
+            create_network(config)
+        assert "\n" not in str(caught.value)
 
 
 class TestLayers:
@@ -160,7 +252,7 @@ class TestLayers:
             assert choice in str(caught.value)
 
     def test_a_layer_that_gives_vectors_is_refused(self, images):
-        with pytest.raises(SacdError, match=r"\(2, 12\).* not a spatial map") as caught:
+        with pytest.raises(SacdError, match=r"\(5, 12\).* not a spatial map") as caught:
             backbone_of("resnet18", layer="global_pool")(images)
         assert "global_pool" in str(caught.value)
 
@@ -169,9 +261,9 @@ class TestLayers:
             backbone_of("resnet18", layer="global_pool", classes=0)(images)
 
     def test_a_layer_inside_windowed_attention_is_refused(self, images):
-        backbone = backbone_of("swinv2_tiny_window8_256", layer="layers.0.blocks.0.attn")
         with pytest.raises(SacdError, match=r"layers\.0\.blocks\.0\.attn"):
-            backbone(images)  # its rows are windows, four an image
+            # its rows are windows, four an image
+            backbone_of("swinv2_tiny_window8_256", layer="layers.0.blocks.0.attn")
 
 
 class TestPreprocessing:
@@ -273,10 +365,45 @@ class TestWeights:
             load_network(config_of("resnet18"), tmp_path / "other.safetensors")
 
     def test_weights_of_another_shape_are_named(self, tmp_path: Path):
-        other = create_network(config_of("resnet18", classes=5)).state_dict()
-        save_file({k: v.contiguous() for k, v in other.items()}, tmp_path / "five.safetensors")
-        with pytest.raises(SacdError, match=r"five\.safetensors: not the weights of .*fc\.weight"):
-            load_network(config_of("resnet18"), tmp_path / "five.safetensors")
+        wider = replace(
+            config_of("resnet18"),
+            options=FAMILIES["resnet18"] | {"num_classes": 3, "channels": [12, 8, 8, 12]},
+        )
+        save_file(create_network(wider).state_dict(), tmp_path / "wide.safetensors")
+        with pytest.raises(SacdError, match=r"wide\.safetensors: not the weights of .*layer1"):
+            load_network(config_of("resnet18"), tmp_path / "wide.safetensors")
+
+    def test_a_head_of_other_classes_is_left_out(self, tmp_path: Path):
+        other = create_network(config_of("resnet18", classes=5))
+        save_file(other.state_dict(), tmp_path / "five.safetensors")
+        loaded = load_network(config_of("resnet18"), tmp_path / "five.safetensors")
+        assert torch.equal(loaded.layer4[0].conv1.weight, other.layer4[0].conv1.weight)
+        assert not Backbone(config_of("resnet18"), loaded).has_head
+
+    @pytest.mark.parametrize("model", ["vit_tiny_patch16_224", "swinv2_tiny_window8_256"])
+    def test_weights_for_another_image_size_are_resampled_as_timm_does(
+        self, tmp_path: Path, model: str
+    ):
+        config = config_of(model)
+        larger = replace(config, options=config.options | {"img_size": 64})
+        path = tmp_path / "larger.safetensors"
+        save_file({k: v.contiguous() for k, v in create_network(larger).state_dict().items()}, path)
+        theirs = timm.create_model(
+            model, pretrained=True, **config.options,
+            pretrained_cfg_overlay={"file": str(path), "num_classes": 3},
+        )  # fmt: skip
+        ours = load_network(config, path)
+        assert ours.num_classes == 3
+        x = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        assert torch.equal(ours(x), theirs.eval()(x))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_no_numbers_are_refused(self, tmp_path: Path, value: float):
+        weights = create_network(config_of("resnet18")).state_dict()
+        weights["layer2.0.conv1.weight"][0, 0, 0, 0] = value
+        save_file(weights, tmp_path / "broken.safetensors")
+        with pytest.raises(SacdError, match=r"broken\.safetensors: 'layer2\.0\.conv1\.weight'"):
+            load_network(config_of("resnet18"), tmp_path / "broken.safetensors")
 
     def test_half_precision_files_load_into_single_precision_networks(self, tmp_path: Path):
         network = create_network(config_of("resnet18"))

@@ -19,14 +19,14 @@ from safetensors import safe_open
 from sacd.optimization import CHECKPOINT
 from sacd.shards import Shards
 
+pytestmark = pytest.mark.campaign
+
 # What runs in place of `python -m stages.NAME`: the same, but it sends itself a real signal, mostly
 # SIGKILL, at a place that does not depend on the machine's speed.
 TRAIN_UNTIL_STEP_28 = """\
 import functools, itertools, os, signal, sys
 import torch
 import sacd.optimization
-
-pytestmark = pytest.mark.campaign
 
 # A checkpoint at every step, instead of every other minute.
 sacd.optimization.train = functools.partial(sacd.optimization.train, checkpoint_seconds=0.0)

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from sacd.backbones.layout import changed_squares, displacement, in_order, maps_of, restored
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, write_json
-from sacd.networks import CONFIG, load_weights, read_config
+from sacd.networks import CONFIG, fits, load_weights, read_config, read_weights
 from sacd.tensors import halved
 
 FINAL = "forward_features"
@@ -45,38 +46,67 @@ def create_network(config: BackboneConfig, pretrained: bool = False) -> nn.Modul
         raise unknown_name("timm model", config.model, near or timm.list_models())
     try:
         return timm.create_model(config.model, pretrained=pretrained, **config.options)
-    except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise SacdError(
-            f"timm model '{config.model}' cannot be made with {config.options}: {error}"
-        ) from error
     except OSError as error:
         raise SacdError(
             f"Weights of '{config.model}' could not be had from timm's hub ({error}); "
             f"name a local safetensors file as the backbone's source instead."
         ) from error
+    except Exception as error:  # whatever a constructor says to options that it was not made for
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+        raise SacdError(
+            f"timm model '{config.model}' cannot be made with {config.options}: {reason}"
+        ) from error
 
 
 def load_network(config: BackboneConfig, path: Path) -> nn.Module:
-    """The timm model of a configuration with the weights of a safetensors file, frozen, in fp32."""
+    """The timm model of a configuration with the weights of a safetensors file, frozen, in fp32.
+
+    A file that was made for other options is taken as timm takes it: position embeddings are
+    resampled to the image size of `config.options`, weights of older names converted. A head for
+    another number of classes is left out: the network has none then.
+    """
+    import timm
+
     network = create_network(config)
-    load_weights(network, path, f"timm's {config.model} with options {config.options}")
-    return network
+    weights = read_weights(path)
+    if fits(network, weights):
+        network.load_state_dict(weights)
+        return network.float().eval().requires_grad_(False)
+    heads = network.pretrained_cfg.get("classifier") or ()  # type: ignore[union-attr, operator]
+    names = [f"{name}.weight" for name in ([heads] if isinstance(heads, str) else heads)]
+    classes = [len(weights[name]) for name in names if name in weights]
+    has_head = bool(classes) and classes[0] == config.options.get("num_classes", classes[0])
+    options = config.options | ({} if has_head else {"num_classes": 0})
+    overlay = {"file": str(path), "num_classes": classes[0] if classes else 0}
+    try:
+        network = timm.create_model(
+            config.model, pretrained=True, pretrained_cfg_overlay=overlay, **options
+        )
+    except Exception:  # whatever a model's conversion says to weights of another
+        load_weights(network, path, f"timm's {config.model} with options {config.options}")
+        raise
+    return network.float().eval().requires_grad_(False)
 
 
 class Backbone(nn.Module):
     """A frozen backbone: images in, feature map (and logits) out.
+
+    `verify` runs the network once on the CPU to see that the layer gives a map, in the order of the
+    image. Raises `SacdError` where it doesn't, or where images of `input_size` don't fit.
 
     Attributes:
         config: what made it.
         has_head: whether logits are to be had.
     """
 
-    def __init__(self, config: BackboneConfig, network: nn.Module):
+    def __init__(self, config: BackboneConfig, network: nn.Module, verify: bool = True):
         super().__init__()
         self.config = config
         self.network = network.eval().requires_grad_(False)
         self.has_head = getattr(network, "num_classes", 0) > 0
         self._tapped: Any = None
+        self._layout: str | None = None  # one of `maps_of`
+        self._head_follows = False
         if config.layer != FINAL:
             modules = dict(network.named_modules())
             if config.layer not in modules:
@@ -84,6 +114,8 @@ class Backbone(nn.Module):
                     f"layer of {config.model}", config.layer, [FINAL, *filter(None, modules)]
                 )
             modules[config.layer].register_forward_hook(self._tap)
+        if verify:
+            self._verify()
 
     @classmethod
     def from_pretrained(cls, folder: Path) -> "Backbone":
@@ -104,61 +136,69 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Images (N, 3, H, W) in [0, 1] -> features (N, C, h, w), logits (N, classes) or None."""
-        try:
-            final = self.network.forward_features(self.preprocess(images))  # type: ignore[operator]
-        except AssertionError as error:  # timm's, where a network is for one size of images alone
-            raise SacdError(
-                f"{self.config.model}: does not take images of input_size "
-                f"{self.config.input_size} px ({error}); change that, or options.img_size."
-            ) from error
-        logits = self.network.forward_head(final) if self.has_head else None  # type: ignore[operator]
-        raw = final if self.config.layer == FINAL else self._tapped
-        self._tapped = None
-        if not isinstance(raw, Tensor) or raw.ndim not in (3, 4) or len(raw) != len(images):
-            found = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
-            raise SacdError(
-                f"layer '{self.config.layer}' of {self.config.model} gives {found} for "
-                f"{len(images)} images, not a spatial map of each: name another layer."
-            )
-        return to_nchw(raw, self.network), logits
+        _, logits, raw = self._run(images)
+        maps = self._maps(raw, len(images))
+        return maps[self._layout or next(iter(maps))], logits
 
     def classify(self, features: Tensor) -> Tensor | None:
         """Logits (N, classes) for features as `forward` gives them; None where no head follows.
 
-        A head follows the last map, unless that was made of tokens.
+        A head follows the last map, unless it asks for more than that, as for a class token.
         """
-        of_tokens = hasattr(self.network, "num_prefix_tokens")
-        if not self.has_head or self.config.layer != FINAL or of_tokens:
+        if not self._head_follows or self._layout is None:
             return None
-        channels_last = getattr(self.network, "output_fmt", "NCHW") == "NHWC"
-        last = features.permute(0, 2, 3, 1) if channels_last else features
-        return self.network.forward_head(last)  # type: ignore[operator]
+        return self.network.forward_head(restored(features, self._layout))  # type: ignore[operator]
+
+    def _run(self, images: Tensor) -> tuple[Tensor, Tensor | None, Any]:
+        """What the head is given, logits, and what the layer gives, for images in [0, 1]."""
+        network: Any = self.network
+        try:
+            final = network.forward_features(self.preprocess(images))
+            logits = network.forward_head(final) if self.has_head else None
+        except torch.OutOfMemoryError:
+            raise
+        # timm's and torch's, where a network is for one size of images alone.
+        except (AssertionError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise SacdError(
+                f"{self.config.model}: does not take images of input_size "
+                f"{self.config.input_size} px ({reason}); change that, or options.img_size."
+            ) from error
+        raw = final if self.config.layer == FINAL else self._tapped
+        self._tapped = None
+        return final, logits, raw
+
+    def _maps(self, raw: Any, count: int) -> dict[str, Tensor]:
+        """What the layer's output may be as maps of `count` images; raises `SacdError`."""
+        spatial = isinstance(raw, Tensor) and len(raw) == count
+        if spatial and (found := maps_of(raw, self.network)):
+            return found
+        shape = tuple(raw.shape) if isinstance(raw, Tensor) else type(raw).__name__
+        raise SacdError(
+            f"layer '{self.config.layer}' of {self.config.model} gives {shape} for {count} images, "
+            f"not a spatial map of each (square, and 2 x 2 or more): name another layer."
+        )
+
+    @torch.no_grad()
+    def _verify(self) -> None:
+        """Choose the layout by which the map is in place, and see whether a head follows it."""
+        final, _, raw = self._run(changed_squares(self.config.input_size))
+        maps = self._maps(raw, len(final))
+        self._layout = min(maps, key=lambda layout: displacement(maps[layout]))
+        features = maps[self._layout]
+        if not in_order(features):
+            raise SacdError(
+                f"layer '{self.config.layer}' of {self.config.model}: its {features.shape[-2]} x "
+                f"{features.shape[-1]} map changes elsewhere than the image does, so it is kept in "
+                f"another order: name another layer."
+            )
+        if self.has_head and self.config.layer == FINAL:
+            last = restored(features, self._layout)
+            self._head_follows = last is not None and torch.equal(last, final)
 
     def _tap(self, module: nn.Module, inputs: Any, output: Any) -> None:
         # A copy: what follows may change the map in place, as activations and shortcuts do.
         self._tapped = output.clone() if isinstance(output, Tensor) else output
-
-
-def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
-    """Bring a timm network's features to (N, C, h, w): NHWC maps and tokens alike.
-
-    Maps are square, so the two equal axes of an inner layer's output tell its layout; where all
-    three are equal, the network's own word for its last map counts.
-    """
-    if features.ndim == 3:
-        # Of a layer before the prefix tokens are added there are none to cut.
-        for tokens in (features[:, getattr(network, "num_prefix_tokens", 0) :], features):
-            side = round(tokens.shape[1] ** 0.5)
-            if side * side == tokens.shape[1]:
-                return tokens.transpose(1, 2).unflatten(2, (side, side))
-        raise SacdError(f"{features.shape[1]} tokens do not form a square map.")
-    if features.ndim != 4:
-        raise SacdError(f"A layer's output of shape {tuple(features.shape)} is not a spatial map.")
-    first, middle, last = features.shape[1:]
-    channels_last = first == middle
-    if first == middle == last:
-        channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"
-    return features.permute(0, 3, 1, 2) if channels_last else features
 
 
 def save_backbone(folder: Path, config: BackboneConfig, network: nn.Module) -> None:

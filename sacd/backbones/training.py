@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from sacd.backbones.backbone import BackboneConfig, to_nchw
+from sacd.backbones.backbone import BackboneConfig
+from sacd.backbones.layout import to_nchw
 from sacd.optimization import Progress, Recipe, Step, Trained, evenly_spaced, train
 
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from sacd.backbones.backbone import Backbone, to_nchw
+from sacd.backbones.backbone import Backbone
+from sacd.backbones.layout import to_nchw
 from sacd.backbones.training import FLIPS, augment
 from sacd.errors import unknown_name
 from sacd.networks import create_diffusers

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import (
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
-from sacd.networks import load_diffusers
+from sacd.networks import load_diffusers, read_weights
 from sacd.numerics import conv_format
+from sacd.prior.requirements import require_supported
 from sacd.prior.stable_diffusion import TEXT_ENCODER, embed_nothing
 from sacd.tensors import halved
 
@@ -47,6 +49,7 @@ class Prior:
 
         In a folder of Stable Diffusion the text encoder makes the null prompt.
         """
+        require_supported(folder, _prompt_width(folder / NULL_PROMPT))
         try:
             unet = load_diffusers(UNet2DConditionModel, folder / "unet")
             vae = load_diffusers(AutoencoderKL, folder / "vae")
@@ -84,6 +87,16 @@ class Prior:
         return self.null_prompt.expand(count, -1, -1)
 
 
+def _prompt_width(path: Path) -> int | None:
+    """The width of the null prompt in a file (1, tokens, width), or None without a file."""
+    if not path.exists():
+        return None
+    found = read_weights(path).get("embedding")
+    if found is None or found.ndim != 3 or len(found) != 1:
+        raise SacdError(f"{path}: holds no embedding (1, tokens, width) of the empty prompt.")
+    return found.shape[-1]
+
+
 def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
     """Write an autoencoder with fp16 weights."""
     with atomic(folder) as temporary:
@@ -112,13 +125,33 @@ def vae_scale_factor(vae: AutoencoderKL) -> int:
 
 def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
     """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
-    return vae.encode(2 * images - 1).latent_dist.mean * vae.config.scaling_factor
+    latents = vae.encode(2 * images - 1).latent_dist.mean
+    shift, scale = _normalisation(vae, latents)
+    return latents * scale if shift is None else (latents - shift) * scale
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
     """Scaled latents (N, c, H', W') -> images (N, 3, H, W) in [0, 1]."""
-    images = vae.decode(latents / vae.config.scaling_factor).sample
+    shift, scale = _normalisation(vae, latents)
+    unscaled = latents / scale
+    images = vae.decode(unscaled if shift is None else unscaled + shift).sample
     return ((images.float() + 1) / 2).clamp(0, 1)
+
+
+def _normalisation(vae: AutoencoderKL, like: Tensor) -> tuple[Any, Any]:
+    """What is taken from latents (None: nothing), and what they are then multiplied by.
+
+    A mean and a deviation of every channel, as Wan's and Sana's autoencoders have, or one shift, as
+    Stable Diffusion 3's.
+    """
+    config = vae.config
+    if config.latents_mean is None:
+        return config.shift_factor, config.scaling_factor
+    mean, deviation = (
+        torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+        for values in (config.latents_mean, config.latents_std)
+    )
+    return mean, config.scaling_factor / deviation
 
 
 def to_uint8(images: Tensor) -> Tensor:

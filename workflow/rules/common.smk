@@ -21,7 +21,7 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
-from pipeline.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS
+from pipeline.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS, VARIANTS
 from pipeline.report_figures import more_figures
 from pipeline.settings.load import PLANNED, load_settings, plan_with, read_settings
 from pipeline.versions import parts, version_of
