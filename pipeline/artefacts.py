@@ -17,16 +17,11 @@ REPORT = Path("results/report.html")
 LOGS = Path("logs")  # and benchmark files of jobs: logs/<rule>[/<job>].benchmark.tsv
 
 VAE_WEIGHTS = "diffusion_pytorch_model.safetensors"
-VAE_PARTS = ("vae/diffusion_pytorch_model.safetensors", "vae/config.json")
-# Where a prior that is imported may have its weights instead.
-VARIANTS = (
-    "unet/diffusion_pytorch_model.fp16.safetensors",
-    "vae/diffusion_pytorch_model.fp16.safetensors",
-)
 PRIOR_PARTS = (  # all that decides what a prior draws
     "unet/diffusion_pytorch_model.safetensors",
     "unet/config.json",
-    *VAE_PARTS,
+    "vae/diffusion_pytorch_model.safetensors",
+    "vae/config.json",
     "scheduler/scheduler_config.json",
     "null_prompt.safetensors",
 )

@@ -14,11 +14,17 @@ from torch import Tensor, nn
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
 from sacd.tensors import halved
+from sacd.weight_files import choose_weights
 
 if TYPE_CHECKING:  # diffusers takes seconds to import, and backbones need it not
     from diffusers import ModelMixin
 
 CONFIG = "config.json"
+# What the constructors of networks raise at options of any kind that they cannot be made with.
+UNMADE = (
+    ArithmeticError, AttributeError, LookupError, NotImplementedError, OSError, RuntimeError,
+    SafetensorError, TypeError, ValueError,
+)  # fmt: skip
 
 Network = TypeVar("Network", bound="ModelMixin")
 Config = TypeVar("Config")  # a dataclass
@@ -32,7 +38,7 @@ def create_diffusers(kind: type[Network], options: dict[str, Any], **fixed: Any)
             raise unknown_name(f"option of {kind.__name__}", name, known)
     try:
         return kind(**fixed, **options)
-    except (TypeError, ValueError, RuntimeError, ZeroDivisionError) as error:
+    except UNMADE as error:
         raise SacdError(f"{kind.__name__} cannot be made with {options}: {error}") from error
 
 
@@ -40,36 +46,32 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
     """A frozen network in fp32 from a folder in the diffusers layout; raises `SacdError`.
 
     diffusers itself leaves weights that the file lacks at random values. Where there are no
-    safetensors, as in some of the older models, it reads torch's file with `weights_only`. Where
-    there are only weights of the variant fp16, these are read.
+    safetensors, as in some of the older models, it reads torch's file with `weights_only`.
     """
     if not (folder / CONFIG).exists():  # diffusers would ask a hub for it
         raise SacdError(f"{folder}: no {kind.__name__} of diffusers here (no config.json).")
+    weights = choose_weights(path.name for path in folder.iterdir())
+    if weights is None:
+        raise SacdError(f"{folder}: no {kind.__name__} of diffusers here (no weights).")
     try:
         network, found = kind.from_pretrained(
             folder,
             local_files_only=True,
             low_cpu_mem_usage=False,
             output_loading_info=True,
-            variant=None if _weights(folder) else "fp16",
+            variant=weights.variant,
+            use_safetensors=weights.safetensors,
         )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise SacdError(f"{folder}: not a {kind.__name__} of diffusers: {error}") from error
+    except UNMADE as error:
+        raise SacdError(f"{folder}: not a {kind.__name__} of diffusers: {brief(error)}") from error
     _require_all(
         f"{folder}: weights don't fit config.json",
         sorted(found["missing_keys"]),
         sorted(found["unexpected_keys"]),
     )
-    require_finite(network.state_dict(), folder)
+    file = weights.files[0] if len(weights.files) == 1 else ""
+    require_finite(network.state_dict(), folder / file)
     return network.float().eval().requires_grad_(False)
-
-
-def _weights(folder: Path) -> list[Path]:
-    """Files of weights in a folder of diffusers, but for those of a variant."""
-    stem = "diffusion_pytorch_model"
-    return [
-        *folder.glob(f"{stem}.safetensors*"), *folder.glob(f"{stem}-*"), *folder.glob(f"{stem}.bin")
-    ]  # fmt: skip
 
 
 def save_network(network: nn.Module, config: Any, folder: Path, name: str) -> None:
@@ -129,10 +131,14 @@ def load_weights(network: nn.Module, path: Path, kind: str) -> None:
     try:
         missing, unexpected = network.load_state_dict(weights, strict=False)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())[:300]  # torch lists every weight
-        raise SacdError(f"{refused}: {reason}") from error
+        raise SacdError(f"{refused}: {brief(error)}") from error
     _require_all(refused, missing, unexpected)
     network.float().eval().requires_grad_(False)
+
+
+def brief(error: Exception) -> str:
+    """What an error says, on one line and cut: torch lists every weight."""
+    return " ".join(str(error).split())[:300]
 
 
 def _require_all(refused: str, missing: list[str], unexpected: list[str]) -> None:

@@ -15,13 +15,11 @@ from pipeline.work_folder import content, work_folder
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.metrics.images import psnr_db
-from sacd.networks import load_diffusers
 from sacd.optimization import Recipe, summary
 from sacd.prior.autoencoder import FeatureLoss, refine_decoder, train_autoencoder
 from sacd.prior.latents import round_trip
-from sacd.prior.prior import save_autoencoder, vae_scale_factor
-from sacd.prior.requirements import require_supported
-from sacd.prior.stable_diffusion import local_folder
+from sacd.prior.prior import Prior, save_autoencoder, vae_scale_factor
+from sacd.prior.source import local_folder
 from sacd.shards import INDEX
 
 
@@ -32,8 +30,7 @@ def main() -> None:
         vae, training = _train(settings)
     else:
         source = local_folder(settings.prior.source)
-        require_supported(source)  # all of the prior, before its latents are cached
-        vae = load_diffusers(AutoencoderKL, source / "vae")
+        vae = Prior.from_pretrained(source).vae  # all of it must work, before latents are cached
         record = source / "vae" / "record.json"
         training = read_record(record.parent)["training"] if record.exists() else {}
         training = {"imported": settings.prior.source, **training}

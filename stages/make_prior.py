@@ -24,7 +24,7 @@ from sacd.prior.diffusion import (
 )
 from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
-from sacd.prior.stable_diffusion import local_folder
+from sacd.prior.source import local_folder
 from sacd.shards import INDEX, Shards
 
 

@@ -16,7 +16,7 @@ from packaging.version import Version
 
 FOUNDATION = (
     "errors", "files", "stopping", "parallel", "prefetch", "tensors", "shards", "numerics",
-    "networks", "optimization",
+    "weight_files", "networks", "optimization",
 )  # fmt: skip
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",

@@ -23,7 +23,7 @@ from pipeline.settings.load import load_settings
 from pipeline.settings.sections import Settings
 from sacd.errors import SacdError
 from sacd.prior.prior import NULL_PROMPT, Prior, latent_shape
-from sacd.prior.stable_diffusion import local_folder
+from sacd.prior.source import local_folder
 from workflow.plan import hours, table
 
 pytestmark = pytest.mark.campaign

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import normal
+from conftest import normal, one_message
+from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from sacd.errors import SacdError
@@ -39,6 +40,10 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
         (SCHEDULER, {"trained_betas": None, "beta_end": "left out"}, "names no noise schedule"),
         (SCHEDULER, {"num_train_timesteps": "left out"}, "names no noise schedule"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type 'flow' is none of"),
+        (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "no noise schedule: .* every one of"),
+        (SCHEDULER, {"trained_betas": [0.001] * 999 + [2.0]}, "the signal must fall"),
+        (SCHEDULER, {"trained_betas": 0.5}, "no noise schedule"),
+        (SCHEDULER, {"trained_betas": None, "beta_schedule": "steep"}, "no noise schedule .*steep"),
         (UNET, {"_class_name": "UNet2DModel"}, "of class UNet2DModel; a prior needs UNet2DCond"),
         (UNET, {"num_class_embeds": 10}, r"more than a prompt \(num_class_embeds\)"),
         (UNET, {"class_embed_type": "timestep"}, r"more than a prompt \(class_embed_type\)"),
@@ -46,11 +51,19 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
         (UNET, {"in_channels": 9}, "takes 9 channels and gives 4, .* latents have 4"),
         (UNET, {"out_channels": 8}, "takes 4 channels and gives 8"),
         (UNET, {"cross_attention_dim": 64}, "takes prompts 64 wide, the null prompt is 32 wide"),
+        (UNET, {"cross_attention_dim": {}}, r"takes prompts \{\} wide"),
         (UNET, {"block_out_channels": "left out"}, "'block_out_channels' is missing"),
+        (UNET, {"block_out_channels": [8]}, "not a UNet2DConditionModel"),
+        (UNET, {"use_linear_projection": True}, "not a UNet2DConditionModel .* size mismatch"),
+        (UNET, {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "not a UNet|weights don't fit"),
+        (UNET, {"conv_in_kernel": 1}, "size mismatch"),
         (VAE, {"_class_name": "VQModel"}, "of class VQModel; a prior needs AutoencoderKL"),
         (VAE, {"scaling_factor": 0}, "scaling_factor 0 is no number"),
         (VAE, {"scaling_factor": "0.2"}, "scaling_factor '0.2' is no number"),
         (VAE, {"latents_mean": [0.1] * 4}, "given both or not at all"),
+        (VAE, {"shift_factor": "0.1"}, "shift_factor '0.1' is no number"),
+        (VAE, {"latents_mean": 0.1, "latents_std": [1.0] * 4}, "latents_mean is no list of num"),
+        (VAE, {"latents_mean": [None] * 4, "latents_std": [1.0] * 4}, "latents_mean is no list"),
         (VAE, {"latents_mean": [0.1] * 3, "latents_std": [1.0] * 4}, "3 values for 4 channels"),
         (VAE, {"latents_mean": [0.1] * 4, "latents_std": [1.0, 1.0, 0.0, 1.0]}, "above 0"),
     ],
@@ -63,6 +76,7 @@ def test_what_we_cannot_sample_is_refused_by_file_and_key(
         Prior.from_pretrained(folder)
     assert str(caught.value).startswith(str(folder))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
 
 
 @pytest.mark.parametrize("part", [UNET, VAE, SCHEDULER])
@@ -86,15 +100,49 @@ def test_weights_that_are_no_numbers_are_named(folder: Path, part: str):
     weights = load_file(path)
     weights[sorted(weights)[0]].view(-1)[0] = float("nan")
     save_file(weights, path)
-    with pytest.raises(SacdError, match=rf"prior/{part}: .* not finite"):
+    with pytest.raises(SacdError, match=rf"prior/{part}/{path.name}: .* not finite"):
         Prior.from_pretrained(folder)
 
 
-def test_weights_of_the_fp16_variant_are_the_same_weights(folder: Path):
+def test_a_unet_that_predicts_no_numbers_is_refused(folder: Path):
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights = {name: value.float() for name, value in load_file(path).items()}
+    weights["conv_norm_out.weight"] += 1e30
+    weights["conv_out.weight"] += 1e30
+    save_file(weights, path)
+    with pytest.raises(SacdError, match="unet/ predicts what are no finite numbers"):
+        Prior.from_pretrained(folder)
+
+
+def test_parts_that_do_not_work_together_are_refused(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def asks_for_more(self: UNet2DConditionModel, *given: Any) -> None:
+        raise TypeError("forward() needs\n  'pose'")
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", asks_for_more)
+    with pytest.raises(SacdError, match=r"don't work together \(forward\(\) needs 'pose'\)"):
+        Prior.from_pretrained(folder)
+
+
+def test_all_of_a_prior_is_looked_at_before_its_latents_are_cached(
+    folder: Path, in_experiment: Callable, call_stage: Callable, fixture_params: dict[str, Any]
+):
+    path = folder / "unet/diffusion_pytorch_model.safetensors"
+    weights = load_file(path)
+    weights["conv_in.bias"][0] = float("inf")
+    save_file(weights, path)
+    fixture_params["prior"] = {"source": str(folder), "autoencoder": None, "unet": None}
+    here = in_experiment(fixture_params)
+    message = one_message(*call_stage("make_autoencoder"))
+    assert message.startswith(f"{path}: 'conv_in.bias' holds weights that are not finite")
+    assert not (here / "models").exists()
+
+
+@pytest.mark.parametrize("variant", ["fp16", "bf16"])
+def test_weights_of_a_variant_are_the_same_weights(folder: Path, variant: str):
     whole = Prior.from_pretrained(folder)
     for part in ("unet", "vae"):
         path = folder / part / "diffusion_pytorch_model.safetensors"
-        path.rename(path.with_name("diffusion_pytorch_model.fp16.safetensors"))
+        path.rename(path.with_name(f"diffusion_pytorch_model.{variant}.safetensors"))
     again = Prior.from_pretrained(folder)
     for ours, theirs in ((again.unet, whole.unet), (again.vae, whole.vae)):
         twins = theirs.state_dict()

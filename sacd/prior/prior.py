@@ -12,19 +12,17 @@ from diffusers import (
     SchedulerMixin,
     UNet2DConditionModel,
 )
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
-from sacd.networks import load_diffusers, read_weights
+from sacd.networks import UNMADE, brief, load_diffusers, read_weights
 from sacd.numerics import conv_format
-from sacd.prior.requirements import require_supported
-from sacd.prior.stable_diffusion import TEXT_ENCODER, embed_nothing
+from sacd.prior.requirements import SCHEDULER, require_supported
+from sacd.prior.source import NULL_PROMPT, TEXT_ENCODER
+from sacd.prior.stable_diffusion import embed_nothing
 from sacd.tensors import halved
-
-NULL_PROMPT = "null_prompt.safetensors"
 
 
 @dataclass
@@ -50,22 +48,21 @@ class Prior:
         In a folder of Stable Diffusion the text encoder makes the null prompt.
         """
         require_supported(folder, _prompt_width(folder / NULL_PROMPT))
-        try:
-            unet = load_diffusers(UNet2DConditionModel, folder / "unet")
-            vae = load_diffusers(AutoencoderKL, folder / "vae")
-            scheduler = DDPMScheduler.from_pretrained(
-                folder, subfolder="scheduler", local_files_only=True
-            )
-            if (folder / NULL_PROMPT).exists() or not (folder / TEXT_ENCODER).exists():
-                null_prompt = load_file(folder / NULL_PROMPT)["embedding"].float()
-            else:
-                null_prompt = embed_nothing(folder)
-            return cls(unet, vae, scheduler, null_prompt)
-        except (OSError, ValueError, KeyError, SafetensorError) as error:
+        unet = load_diffusers(UNet2DConditionModel, folder / "unet")
+        vae = load_diffusers(AutoencoderKL, folder / "vae")
+        scheduler = _load_scheduler(folder)
+        if (folder / NULL_PROMPT).exists():
+            null_prompt = read_weights(folder / NULL_PROMPT)["embedding"].float()
+        elif (folder / TEXT_ENCODER).exists():
+            null_prompt = embed_nothing(folder)
+        else:
             raise SacdError(
-                f"{folder}: not a prior in the diffusers layout (unet/, vae/, scheduler/, "
-                f"{NULL_PROMPT}): {error}"
-            ) from error
+                f"{folder}: not a prior in the diffusers layout: neither {NULL_PROMPT} nor "
+                f"{TEXT_ENCODER}/."
+            )
+        prior = cls(unet, vae, scheduler, null_prompt)
+        _require_working(prior, folder)
+        return prior
 
     def save(self, folder: Path) -> None:
         """Write the folder that `from_pretrained` reads, weights in fp16, which must hold them."""
@@ -85,6 +82,49 @@ class Prior:
     def prompts(self, count: int) -> Tensor:
         """The null prompt, repeated: (count, tokens, width)."""
         return self.null_prompt.expand(count, -1, -1)
+
+
+def _load_scheduler(folder: Path) -> DDPMScheduler:
+    """The noise schedule of a prior; raises `SacdError` where it is none."""
+    path = folder / SCHEDULER
+    try:
+        scheduler = DDPMScheduler.from_pretrained(path.parent, local_files_only=True)
+    except UNMADE as error:
+        raise SacdError(f"{path}: no noise schedule ({brief(error)}).") from error
+    signal = scheduler.alphas_cumprod.reshape(-1)
+    falls = (signal >= 0).all() and (signal.diff() <= 0).all() and signal[:1] < 1
+    if len(signal) != scheduler.config.num_train_timesteps or not bool(falls):
+        raise SacdError(
+            f"{path}: no noise schedule: the signal must fall from 1 towards 0, at every one of "
+            f"num_train_timesteps."
+        )
+    return scheduler
+
+
+@torch.no_grad()
+def _require_working(prior: "Prior", folder: Path) -> None:
+    """One pass through every part: what it is made of fits, whatever its configurations say."""
+    side = 2 ** len(prior.unet.config.block_out_channels)
+    size = side * vae_scale_factor(prior.vae)
+    images = torch.full((1, 3, size, size), 0.5)
+    try:
+        latents = encode(prior.vae, images)
+        predicted = prior.unet(latents, torch.ones(1), prior.prompts(1)).sample
+        drawn = decode(prior.vae, latents)
+    except UNMADE as error:
+        raise SacdError(f"{folder}: its parts don't work together ({brief(error)}).") from error
+    shapes = {
+        "vae/ encodes": (latents, (1, prior.vae.config.latent_channels, side, side)),
+        "unet/ predicts": (predicted, tuple(latents.shape)),
+        "vae/ decodes": (drawn, tuple(images.shape)),
+    }
+    for does, (found, expected) in shapes.items():
+        if tuple(found.shape) != expected:
+            raise SacdError(
+                f"{folder}: {does} a shape of {tuple(found.shape)} where {expected} is needed."
+            )
+        if not bool(found.isfinite().all()):
+            raise SacdError(f"{folder}: {does} what are no finite numbers.")
 
 
 def _prompt_width(path: Path) -> int | None:

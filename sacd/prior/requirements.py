@@ -4,12 +4,13 @@ We sample with a U-Net that is conditioned on a time and a prompt alone, on the 
 DDPM, in the latents of an AutoencoderKL. What is built otherwise would load, and draw noise.
 """
 
+import math
 from pathlib import Path
 from typing import Any
 
 from sacd.errors import SacdError
 from sacd.files import read_json
-from sacd.prior.stable_diffusion import TEXT_ENCODER
+from sacd.prior.source import TEXT_ENCODER
 
 SCHEDULER = Path("scheduler/scheduler_config.json")
 # Solvers of one process: their configurations describe a DDPM's noise schedule.
@@ -47,11 +48,11 @@ def require_supported(folder: Path, prompt_width: int | None = None) -> None:
     encoder = folder / TEXT_ENCODER / "config.json"
     width = prompt_width or (_config(encoder).get("hidden_size") if encoder.exists() else None)
     asked = unet["cross_attention_dim"]
-    asked = {asked} if isinstance(asked, int) else set(asked or ())
-    if width is not None and asked != {width}:
+    asked = asked if isinstance(asked, list) else [asked]
+    if width is not None and any(one != width for one in asked):
         raise SacdError(
-            f"{folder}: the U-Net takes prompts {' or '.join(map(str, asked)) or 'not at all'} "
-            f"wide, the null prompt is {width} wide."
+            f"{folder}: the U-Net takes prompts {' or '.join(map(str, asked))} wide, the null "
+            f"prompt is {width} wide."
         )
 
 
@@ -104,14 +105,24 @@ def _require_unet(path: Path, config: dict[str, Any]) -> None:
 def _require_latents(path: Path, config: dict[str, Any]) -> None:
     """The scale, shift, mean and deviation of latents must be numbers that can be undone."""
     channels = config.setdefault("latent_channels", 4)  # diffusers' own default
-    scale = config.get("scaling_factor", 0.18215)
-    if not isinstance(scale, int | float) or scale == 0:
+    scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
+    if not _is_number(scale) or scale == 0:
         raise SacdError(f"{path}: scaling_factor {scale!r} is no number by which to scale latents.")
+    if shift is not None and not _is_number(shift):
+        raise SacdError(f"{path}: shift_factor {shift!r} is no number.")
     mean, deviation = config.get("latents_mean"), config.get("latents_std")
     if (mean is None) != (deviation is None):
         raise SacdError(f"{path}: latents_mean and latents_std must be given both or not at all.")
     for key, values in (("latents_mean", mean), ("latents_std", deviation)):
-        if values is not None and len(values) != channels:
+        if values is None:
+            continue
+        if not isinstance(values, list) or not all(map(_is_number, values)):
+            raise SacdError(f"{path}: {key} is no list of numbers.")
+        if len(values) != channels:
             raise SacdError(f"{path}: {key} has {len(values)} values for {channels} channels.")
     if deviation is not None and min(deviation) <= 0:
         raise SacdError(f"{path}: latents_std must be above 0.")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -1,42 +1,13 @@
-"""Priors as Stable Diffusion's folders hold them: from disk or a model hub, prompt and all."""
+"""The null prompt of Stable Diffusion: what its text encoder makes of an empty prompt."""
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sacd.errors import SacdError
-
-TEXT_ENCODER, TOKENIZER = "text_encoder", "tokenizer"
-PARTS = ("unet", "vae", "scheduler", TEXT_ENCODER, TOKENIZER)
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
-def local_folder(source: str) -> Path:
-    """The folder of a prior: `source` itself, or a hub's name (`owner/model`) fetched to its cache.
-
-    Raises `SacdError` for what is neither.
-    """
-    folder = Path(source).expanduser()
-    if folder.is_dir():
-        return folder
-    if not HUB_NAME.fullmatch(source):
-        raise SacdError(
-            f"prior.source: {folder}: no such folder; give it, a hub's name or 'train'."
-        )
-    from huggingface_hub import snapshot_download
-
-    patterns = [f"{part}/{files}" for part in PARTS for files in ("*.json", "*.txt")]
-    patterns += [f"{part}/*.safetensors" for part in PARTS] + [f"{part}/*.bin" for part in PARTS]
-    try:
-        return Path(snapshot_download(source, allow_patterns=patterns))
-    except (OSError, ValueError) as error:  # its own errors are of these kinds
-        reason = str(error).strip().split("\n")[0]
-        raise SacdError(
-            f"prior.source: '{source}' is no folder, and could not be had from the hub ({reason}); "
-            f"give a folder with {', '.join(PARTS)}."
-        ) from error
+from sacd.prior.source import TEXT_ENCODER, TOKENIZER
+from sacd.weight_files import choose_weights
 
 
 @torch.no_grad()
@@ -57,7 +28,13 @@ def embed_nothing(folder: Path) -> Tensor:
         ) from error
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder / TOKENIZER, local_files_only=True)
-        encoder = CLIPTextModel.from_pretrained(folder / TEXT_ENCODER, local_files_only=True)
+        weights = choose_weights(path.name for path in (folder / TEXT_ENCODER).iterdir())
+        encoder = CLIPTextModel.from_pretrained(
+            folder / TEXT_ENCODER,
+            local_files_only=True,
+            variant=weights and weights.variant,
+            use_safetensors=weights and weights.safetensors,
+        )
     except (OSError, ValueError, TypeError) as error:
         raise SacdError(f"{folder}: {TEXT_ENCODER}/ or {TOKENIZER}/ is broken: {error}") from error
     length = encoder.config.max_position_embeddings

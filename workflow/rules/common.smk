@@ -21,10 +21,11 @@ shell.prefix(
 
 from sacd.errors import SacdError
 from sacd.files import digest
-from pipeline.artefacts import PRIOR_FILES, PRIOR_PARTS, SPLITS, VAE_PARTS, VARIANTS
+from pipeline.artefacts import PRIOR_FILES, SPLITS
 from pipeline.report_figures import more_figures
 from pipeline.settings.load import PLANNED, load_settings, plan_with, read_settings
 from pipeline.versions import parts, version_of
+from sacd.prior.source import PARTS, imported_files
 
 try:
     SETTINGS = load_settings()
@@ -83,6 +84,12 @@ def shipped(source, *files):
     if path.is_dir():
         return [str(path / name) for name in files if (path / name).exists()]
     return [str(path)] if path.is_file() else []
+
+
+def shipped_prior(*parts):
+    """Files by which parts of the prior are imported, where it is a folder."""
+    folder = Path(SETTINGS.prior.source).expanduser()
+    return [str(path) for path in imported_files(folder, parts)] if folder.is_dir() else []
 
 
 def needed_by_method(wildcards):

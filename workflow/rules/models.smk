@@ -31,7 +31,7 @@ rule make_autoencoder:
     input:
         IMAGES,
         MANIFEST,
-        shipped(SETTINGS.prior.source, *VAE_PARTS, *VARIANTS),
+        shipped_prior("vae"),
     output:
         "models/autoencoder/config.json",
         "models/autoencoder/diffusion_pytorch_model.safetensors",
@@ -56,7 +56,7 @@ rule make_prior:
         MANIFEST,
         "models/autoencoder/diffusion_pytorch_model.safetensors",
         "latents/train/index.json",
-        shipped(SETTINGS.prior.source, *PRIOR_PARTS, *VARIANTS),
+        shipped_prior(*PARTS),
     output:
         PRIOR,
         "models/prior/record.json",
