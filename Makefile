@@ -63,6 +63,9 @@ clean: ## remove .venv and the tools' caches; data and results stay
 # Made again when the lock or the project's description changes. An environment that is there is
 # brought up to date, so that this works from inside it too.
 $(INSTALLED): requirements.lock pyproject.toml
+	@test ! -L $(VENV) || { \
+	    echo "$(VENV) is a link, and what it leads to is not changed from here: remove the link." >&2; \
+	    exit 1; }
 	@$(VENV)/bin/python -m pip --version >/dev/null 2>&1 || { \
 	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	        echo "SACD needs Python 3.11 or newer and $(PYTHON) is not: make env PYTHON=/path/to/python3.11" >&2; \

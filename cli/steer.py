@@ -17,6 +17,7 @@ from sacd.errors import SacdError, unknown_name
 from sacd.figures.edits import plot_edit_examples
 from sacd.figures.style import render, rgb
 from sacd.files import atomic
+from sacd.provenance import require_made_of
 from sacd.sampling.inverter import experiment_of
 
 KINDS = (".png", ".pdf")
@@ -110,11 +111,14 @@ def _directions(request: SteerRequest, opened: Opened) -> Directions:
     if request.concepts is not None:
         return Directions.load(request.concepts)
     backbone = opened.inverter.adapter.config.backbone
-    folder = (experiment_of(request.adapter) / concept_folder(backbone, "any")).parent
+    experiment = experiment_of(request.adapter)
+    folder = (experiment / concept_folder(backbone, "any")).parent
     sets = {path: Directions.load(path) for path in sorted(folder.glob("*/directions.safetensors"))}
     having = {path: found for path, found in sets.items() if request.concept in found.names}
     if len(having) == 1:
-        return next(iter(having.values()))
+        ((path, directions),) = having.items()
+        require_made_of(path.parent, experiment)
+        return directions
     if having:
         raise SacdError(
             f"several sets of concepts have a '{request.concept}'; say which by --concepts: "

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -25,6 +26,7 @@ from sacd.concepts.edits import mix, mix_on_sphere, remove, steer, transplant
 from sacd.concepts.labels import kinds_of
 from sacd.concepts.regions import active_region, centre, object_region, right_half
 from sacd.errors import SacdError
+from sacd.provenance import require_made_of
 from sacd.shards import Shards
 
 BACKBONE, JUDGE = EYES = ("", "judge_")  # prefixes of what the backbone and the judge say
@@ -146,7 +148,9 @@ def edits_of(
 def _steered(
     settings: Settings, chosen: Steering, backbone: str, subjects: Subjects
 ) -> Iterator[Edited]:
-    found = Directions.load(concept_folder(backbone, chosen.concepts) / "directions.safetensors")
+    folder = concept_folder(backbone, chosen.concepts)
+    require_made_of(folder, Path())
+    found = Directions.load(folder / "directions.safetensors")
     for name in chosen.directions:
         row = found.row(name)
         vector, scale = found.vectors[row], float(found.scales[row])

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sacd.files import atomic, readable
+from sacd.provenance import require_intact
 
 SCORES, EXAMPLES = "scores.parquet", "examples.safetensors"
 
@@ -27,10 +28,12 @@ def write_drawn(
 def read_scores(folder: Path) -> pd.DataFrame:
     """The table that `write_drawn` wrote."""
     with readable(folder / SCORES):
+        require_intact(folder / SCORES)
         return pd.read_parquet(folder / SCORES)
 
 
 def read_examples(folder: Path) -> dict[str, Tensor]:
     """The pictures that `write_drawn` wrote."""
     with readable(folder / EXAMPLES):
+        require_intact(folder / EXAMPLES)
         return load_file(folder / EXAMPLES)

@@ -1,18 +1,20 @@
 """Reading artefacts that several stages need, checked against the manifest."""
 
 from collections.abc import Sequence
+from functools import cache
+from math import gcd
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from pipeline.artefacts import MANIFEST, backbone_folder, image_folder
+from pipeline.artefacts import MANIFEST, SPLITS, backbone_folder, image_folder
 from pipeline.program import device
 from sacd.backbones.backbone import Backbone
 from sacd.features.whitening import Whitening, measure_whitening
 from sacd.images.manifest import read_manifest, unpack_masks
-from sacd.optimization import evenly_spaced
 from sacd.shards import Shards
 
 WHITENING_IMAGES = 2048  # at most
@@ -44,8 +46,32 @@ def rows_over_classes(manifest: pd.DataFrame, count: int) -> list[int]:
 
 
 def stratified_rows(shards: Shards, count: int) -> list[int]:
-    """At most `count` rows, spread over all."""
-    return evenly_spaced(torch.arange(len(shards)), count).tolist()
+    """At most `count` rows, in their order, as many of each class as can be."""
+    labels = _labels(MANIFEST).loc[shards.ids].to_numpy()
+    return sorted(stratified(labels)[:count].tolist())
+
+
+def stratified(labels: np.ndarray) -> np.ndarray:
+    """All rows, so that the first of them, however many, are of as many classes as can be.
+
+    Classes come in steps of about 0.38 of their number (the golden ratio), for neighbours are
+    alike: classes of the embedded world are pairs of shape and fill, in order.
+    """
+    classes, places = np.unique(labels, return_inverse=True)
+    coprime = [step for step in range(1, len(classes) + 1) if gcd(step, len(classes)) == 1]
+    step = min(coprime, key=lambda step: abs(step - 0.382 * len(classes)))
+    turn = np.empty(len(classes), int)
+    turn[np.arange(len(classes)) * step % len(classes)] = np.arange(len(classes))
+    within = pd.Series(places).groupby(places).cumcount().to_numpy()
+    return np.lexsort((turn[places], within))
+
+
+@cache
+def _labels(manifest: Path) -> pd.Series:
+    """Labels of all images by their ids."""
+    return pd.concat(
+        [read_manifest(manifest, split).set_index("image_id").label for split in SPLITS]
+    )
 
 
 def others_of(split: str, ids: Sequence[str]) -> Tensor:

@@ -43,6 +43,7 @@ from sacd.numerics import numerics
 from sacd.prefetch import prefetched
 from sacd.prior.latents import decode_latents
 from sacd.prior.prior import Prior, latent_shape, to_uint8
+from sacd.provenance import require_made_of
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise, noise_seed
 from sacd.sampling.refinement import Refinement
@@ -127,6 +128,7 @@ def _prepare_once(
 
 def _by_adapter(method: AdapterMethod, backbone: str, seed: int) -> tuple[Draw, list[Path]]:
     trained = adapter_folder(backbone, method.adapter)
+    require_made_of(trained, Path())
     prior = Prior.from_pretrained(PRIOR).to(device())
     adapter = load_adapter(trained, prior.unet).to(device())
     if compiling():
@@ -199,6 +201,7 @@ def _by_pixels(method: PixelMethod, backbone: str, settings: Settings) -> tuple[
 
 def _by_decoder(method: DecoderMethod, backbone: str) -> tuple[Draw, list[Path]]:
     folder = decoder_folder(backbone, method.decoder)
+    require_made_of(folder, Path())
     decoder = FeatureDecoder.from_pretrained(folder).to(device())
 
     def draw(ids: Sequence[str], features: Tensor) -> Made:

@@ -1,5 +1,7 @@
 """Who looks at what was drawn from edited features."""
 
+from pathlib import Path
+
 from diffusers import UNet2DModel
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from sacd.concepts.directions import locations
 from sacd.concepts.effects import Manifold
 from sacd.concepts.probe import Probe
 from sacd.metrics.features import feature_scores
+from sacd.provenance import require_made_of
 from sacd.shards import Shards
 
 MANIFOLD_IMAGES, MANIFOLD_LOCATIONS = 512, 4096  # real features that edited ones are compared with
@@ -27,10 +30,7 @@ class Observer:
     def __init__(self, settings: Settings, backbone: str):
         names = (backbone, settings.compare.judge)
         self._eyes: dict[str, Backbone] = dict(zip(EYES, map(load_backbone, names), strict=True))
-        self._probes = [
-            Probe.load(probe_folder(probe) / "probe.safetensors")
-            for probe in settings.compare.probes
-        ]
+        self._probes = [_load_probe(probe) for probe in settings.compare.probes]
         self._segmenter: UNet2DModel | None = load_segmenter(settings) if self._probes else None
         train = Shards(feature_folder(backbone, "train"))
         real = train.read("features", stratified_rows(train, MANIFOLD_IMAGES))
@@ -69,3 +69,9 @@ class Observer:
             for probe in self._probes:
                 scores |= {f"kind_{factor}": kinds for factor, kinds in probe.read(parts).items()}
         return features, scores
+
+
+def _load_probe(name: str) -> Probe:
+    folder = probe_folder(name)
+    require_made_of(folder, Path())
+    return Probe.load(folder / "probe.safetensors")

@@ -24,6 +24,11 @@ def run(main: Callable[[], None]) -> None:
     except SacdError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except OSError as error:  # a disk that is full, a folder that may not be written or is gone
+        if error.filename is None and error.strerror is None:
+            raise
+        print(f"error: {error.filename or 'a file'}: {error.strerror}.", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted; run it again: what was finished is kept.", file=sys.stderr)
         sys.exit(130)

@@ -5,6 +5,7 @@ import platform
 import resource
 import subprocess
 import time
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pipeline.versions import parts, version_of
 from pipeline.work_folder import clear_work_folders
 from sacd import parallel
 from sacd.files import read_json, write_json
+from sacd.provenance import digests_of, file_sha256
 
 OURS = ("sacd", "pipeline", "stages", "cli")
 PACKAGES = ("torch", "diffusers", "timm", "numpy", "pandas")
@@ -31,10 +33,17 @@ class Recorder:
         self._stage, self._names = stage, names
         self._started = time.monotonic()
 
-    def write(self, path: Path, settings: Settings | None = None, **more: Any) -> None:
-        """Write parameters, versions, code revision, machine and seconds beside a result.
+    def write(
+        self,
+        path: Path,
+        settings: Settings | None = None,
+        made_of: Sequence[Path] = (),
+        **more: Any,
+    ) -> None:
+        """Write parameters, versions, digests, revision, machine and seconds beside a result.
 
-        Of several processes the first one does.
+        `made_of` are files that the result goes with alone, such as the prior of an adapter. Of
+        several processes the first one writes.
         """
         if not parallel.first():
             return
@@ -44,6 +53,8 @@ class Recorder:
                 "stage": self._stage,
                 "version": version_of(self._stage),
                 "parameters": parts(self._stage, settings, **self._names) if settings else {},
+                "sha256": digests_of(path),
+                "made_of": {file.as_posix(): file_sha256(file) for file in made_of},
                 "packages": {name: version(name) for name in PACKAGES},
                 "python": platform.python_version(),
                 "revision": _revision(),

@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.artefacts import TABLES, score_file
 from sacd.files import atomic, readable
+from sacd.provenance import require_intact
 
 
 def write_csv(path: Path, table: pd.DataFrame) -> None:
@@ -33,6 +34,7 @@ def read_method_scores(backbone: str, method: str) -> pd.DataFrame:
     """A row for each sample of a method, or for all references (`REFERENCE_SCORES`)."""
     path = score_file(backbone, method)
     with readable(path):
+        require_intact(path)
         return pd.read_parquet(path)
 
 

@@ -18,9 +18,10 @@ from sacd.errors import SacdError
 def atomic(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; rename it there if the block succeeds.
 
-    Works for files and for folders (an existing folder is replaced). If the block fails, the
-    temporary is removed and whatever was at `path` stays.
+    Works for files and for folders: an existing folder is replaced, and of a link to one that which
+    it leads to. If the block fails, the temporary is removed and whatever was at `path` stays.
     """
+    path = path.resolve() if path.is_dir() else path
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     replaced = path.with_name(f".{path.name}.{os.getpid()}.replaced")
     try:

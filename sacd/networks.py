@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from sacd.errors import SacdError, unknown_name
 from sacd.files import atomic, read_json, write_json
+from sacd.provenance import require_intact
 from sacd.tensors import halved
 from sacd.weight_files import choose_weights
 
@@ -48,6 +49,8 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
     diffusers itself leaves weights that the file lacks at random values. Where there are no
     safetensors, as in some of the older models, it reads torch's file with `weights_only`.
     """
+    for path in folder.glob("*.safetensors"):
+        require_intact(path)
     if not (folder / CONFIG).exists():  # diffusers would ask a hub for it
         raise SacdError(f"{folder}: no {kind.__name__} of diffusers here (no config.json).")
     weights = choose_weights(path.name for path in folder.iterdir())
@@ -99,6 +102,7 @@ def read_config(kind: type[Config], folder: Path) -> Config:
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file; raises `SacdError` where they can't be had or be used."""
     try:
+        require_intact(path)
         weights = load_file(path)
     except FileNotFoundError as error:
         raise SacdError(f"{path}: no such weights file.") from error

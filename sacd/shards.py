@@ -5,9 +5,7 @@ written last: a folder with an index is complete. Row i of every array belongs t
 read through memory maps.
 """
 
-import hashlib
 import json
-import os
 import shutil
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -24,8 +22,10 @@ from sacd import parallel
 from sacd.errors import SacdError
 from sacd.files import atomic, digest, read_json, write_json
 from sacd.prefetch import prefetched
+from sacd.provenance import file_sha256
 
 INDEX = "index.json"
+REDO = "delete its folder and make it again"
 
 Arrays = dict[str, Tensor]  # by name, with the same number of rows
 Made = Arrays | Callable[[], Arrays]  # or what will finish making them
@@ -95,10 +95,9 @@ def publish_shards(work: Path, folder: Path) -> None:
     """
     if not parallel.first():
         return
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    os.replace(work, folder)
+    # A folder may be a link to a file system of its own, where work is copied to.
+    with atomic(folder) as temporary:
+        shutil.move(work, temporary)
 
 
 def finished(made: Made) -> Arrays:
@@ -113,16 +112,19 @@ class Shards:
         ids: one id a row, in order.
         info: what the writer stored beside the arrays.
 
-    Raises `SacdError` if the folder is incomplete, or a shard is missing, truncated or swapped.
+    Raises `SacdError` if the folder is incomplete, or a shard is missing, truncated or swapped; and
+    as rows are first read of a shard, if its content is not what its index says.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        index = read_json(folder / INDEX)
+        index = _read_index(folder / INDEX)
         self.info: dict[str, Any] = index["info"]
+        self._sha256: list[str] = [shard["sha256"] for shard in index["shards"]]
         self.ids: list[str] = []
         self._starts: list[int] = []
         self._shards: list[dict[str, Tensor]] = []
+        self._verified: set[int] = set()
         for number, expected in enumerate(index["shards"]):
             path = folder / _shard_name(number)
             ids, arrays = _open_shard(path, expected)
@@ -150,7 +152,7 @@ class Shards:
 
     def read_all(self, name: str) -> Tensor:
         """The whole array `name`, as a copy in memory."""
-        return torch.cat([shard[name] for shard in self._shards])
+        return torch.cat([self._shard(number)[name] for number in range(len(self._shards))])
 
     def require_ids(self, ids: Sequence[str], whose: str) -> None:
         """Raise unless the rows are exactly `ids` in this order."""
@@ -162,7 +164,16 @@ class Shards:
 
     def _row(self, name: str, row: int) -> Tensor:
         number = bisect_right(self._starts, row) - 1
-        return self._shards[number][name][row - self._starts[number]]
+        return self._shard(number)[name][row - self._starts[number]]
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        """The arrays of a shard, whose content is verified once a process."""
+        path = self.folder / _shard_name(number)
+        if number not in self._verified:
+            if file_sha256(path) != self._sha256[number]:
+                raise SacdError(f"{path}: its content is not what its index says; {REDO}.")
+            self._verified.add(number)
+        return self._shards[number]
 
 
 def _shard_name(number: int) -> str:
@@ -184,23 +195,33 @@ def _save_shard(path: Path, ids: Sequence[str], made: Made) -> None:
         )
 
 
+def _read_index(path: Path) -> dict[str, Any]:
+    index, known = read_json(path), {"bytes", "ids_sha256", "sha256"}
+    try:
+        shaped = "info" in index and all(known <= shard.keys() for shard in index["shards"])
+    except (AttributeError, KeyError, TypeError):
+        shaped = False
+    if not shaped:
+        raise SacdError(f"{path}: not an index of shards; {REDO}.")
+    return index
+
+
 def _open_shard(path: Path, expected: dict[str, Any]) -> tuple[list[str], dict[str, Tensor]]:
-    redo = "delete its folder and make it again"
     if not path.exists():
-        raise SacdError(f"{path}: this shard is missing; {redo}.")
+        raise SacdError(f"{path}: this shard is missing; {REDO}.")
     if path.stat().st_size != expected["bytes"]:
         raise SacdError(
             f"{path}: has {path.stat().st_size} bytes instead of {expected['bytes']} "
-            f"(truncated or overwritten); {redo}."
+            f"(truncated or overwritten); {REDO}."
         )
     try:
         with safe_open(path, framework="pt") as shard:
             ids = json.loads((shard.metadata() or {}).get("ids", "[]"))
             arrays = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (no dict)
     except (OSError, SafetensorError) as error:
-        raise SacdError(f"{path}: cannot be read ({error}); {redo}.") from error
+        raise SacdError(f"{path}: cannot be read ({error}); {REDO}.") from error
     if digest(ids) != expected["ids_sha256"]:
-        raise SacdError(f"{path}: holds other rows than its index says (shards swapped?); {redo}.")
+        raise SacdError(f"{path}: holds other rows than its index says (shards swapped?); {REDO}.")
     return ids, arrays
 
 
@@ -210,15 +231,12 @@ def _write_index(folder: Path, count: int, info: dict[str, Any]) -> None:
         path = folder / _shard_name(number)
         with safe_open(path, framework="pt") as shard:
             ids = json.loads(shard.metadata()["ids"])
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
         shards.append(
             {
                 "rows": len(ids),
                 "bytes": path.stat().st_size,
                 "ids_sha256": digest(ids),
-                # Not checked on reading (too slow at scale): it makes the index stand for the data.
-                "sha256": content,
+                "sha256": file_sha256(path),
             }
         )
     write_json(folder / INDEX, {"info": info, "shards": shards})

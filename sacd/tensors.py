@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
+from sacd.provenance import require_intact
 
 
 def halved(tensors: Mapping[str, Tensor], target: Path) -> dict[str, Tensor]:
@@ -44,6 +45,7 @@ def reading(path: Path, content: str) -> Iterator["TensorFile"]:
     here or as the block reads it.
     """
     try:
+        require_intact(path)
         with safe_open(path, framework="pt") as file:
             yield TensorFile(file)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:

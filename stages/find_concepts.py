@@ -12,12 +12,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.artefacts import concept_folder, feature_folder
+from pipeline.artefacts import backbone_folder, concept_folder, feature_folder
 from pipeline.inputs import load_backbone, load_masks, open_images, stratified_rows
 from pipeline.program import device, progress, run
 from pipeline.record import Recorder
 from pipeline.settings.concepts import ClassConcepts, FactoredConcepts, LabelledConcepts
 from pipeline.settings.load import load_settings, pick
+from sacd.backbones.backbone import WEIGHTS
 from sacd.concepts.directions import (
     Directions,
     activation_vector,
@@ -81,7 +82,11 @@ def main() -> None:
         directions.save(temporary / "directions.safetensors")
         save_file({"patches": patches}, temporary / "patches.safetensors")
         write_json(temporary / "accuracy.json", accuracy)
-    recorder.write(folder / "record.json", settings)
+    recorder.write(
+        folder / "record.json",
+        settings,
+        made_of=[backbone_folder(backbone) / WEIGHTS],
+    )
 
 
 def _factors(

@@ -8,12 +8,13 @@ import argparse
 
 from torch import Tensor
 
-from pipeline.artefacts import feature_folder, probe_folder
+from pipeline.artefacts import backbone_folder, feature_folder, probe_folder
 from pipeline.evaluation import load_segmenter, read_parts
 from pipeline.inputs import open_images, stratified_rows
 from pipeline.program import progress, run
 from pipeline.record import Recorder
 from pipeline.settings.load import load_settings, pick
+from sacd.backbones.backbone import WEIGHTS
 from sacd.concepts.labels import kinds_of
 from sacd.concepts.probe import Probe, fit_factor
 from sacd.errors import SacdError, unknown_name
@@ -55,6 +56,7 @@ def main() -> None:
     recorder.write(
         folder / "record.json",
         settings,
+        made_of=[backbone_folder(settings.compare.judge) / WEIGHTS],
     )
 
 

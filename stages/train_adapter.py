@@ -9,6 +9,7 @@ from pipeline.artefacts import (
     PRIOR,
     PRIOR_FILES,
     adapter_folder,
+    backbone_folder,
     feature_folder,
     latent_folder,
 )
@@ -21,6 +22,7 @@ from pipeline.work_folder import content, work_folder
 from sacd import parallel
 from sacd.adapters.adapter import Adapter, AdapterConfig, compile_steps
 from sacd.adapters.registry import create_adapter
+from sacd.backbones.backbone import WEIGHTS
 from sacd.files import write_json
 from sacd.optimization import Recipe, Trained
 from sacd.prior.prior import Prior
@@ -48,6 +50,7 @@ def main() -> None:
     recorder.write(
         folder / "record.json",
         settings,
+        made_of=[*PRIOR_FILES, backbone_folder(backbone) / WEIGHTS],
         parameters_in_adapter=sum(p.numel() for p in adapter.parameters()),
         training_seconds=round(trained.seconds, 1),
     )

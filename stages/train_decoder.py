@@ -66,6 +66,7 @@ def main() -> None:
     recorder.write(
         folder / "record.json",
         settings,
+        made_of=[backbone_folder(backbone) / WEIGHTS],
         training_seconds=round(trained.seconds, 1),
     )
 

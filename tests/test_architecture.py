@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 FOUNDATION = (
-    "errors", "files", "stopping", "parallel", "prefetch", "tensors", "shards", "numerics",
-    "weight_files", "networks", "optimization",
+    "errors", "files", "provenance", "stopping", "parallel", "prefetch", "tensors", "shards",
+    "numerics", "weight_files", "networks", "optimization",
 )  # fmt: skip
 ROOMS = (
     "images", "backbones", "features", "prior", "adapters", "training", "sampling", "baselines",

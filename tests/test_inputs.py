@@ -4,13 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 from torch import Tensor
 
 from pipeline import inputs, methods
-from pipeline.inputs import others_of
+from pipeline.inputs import others_of, stratified
 from pipeline.settings.load import load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,3 +56,33 @@ def test_jobs_of_one_stage_keep_what_they_drew_apart(
         draws = methods.prepare_once(settings, "tiny_a", ["spatial"], 1, "draw_edits", what)
         assert draws["spatial"](["a", "b"], features, "label").shape == (2, 1, 3, 4, 4)
     assert drawn == [["a", "b"]] * 2
+
+
+class TestStratified:
+    """Few images, and yet of as many classes, and of as many kinds of each factor, as can be."""
+
+    @pytest.mark.parametrize(("shapes", "fills"), [(5, 4), (4, 5), (10, 2)])
+    @pytest.mark.parametrize("order", ["cycling", "sorted", "shuffled"])
+    def test_six_images_show_most_kinds_of_both_factors(self, shapes: int, fills: int, order: str):
+        labels = np.tile(np.arange(shapes * fills), 4)
+        if order == "sorted":
+            labels = np.sort(labels)
+        if order == "shuffled":
+            labels = np.random.default_rng(0).permutation(labels)
+        chosen = labels[stratified(labels)[:6]]
+        assert len(set(chosen)) == 6
+        assert len(set(chosen % fills)) >= min(4, fills)
+        assert len(set(chosen // fills)) >= min(4, shapes)
+
+    def test_no_class_has_more_than_one_row_above_another(self):
+        labels = np.repeat([7, 3, 9], [5, 2, 5])
+        for count in range(1, 13):
+            chosen = labels[stratified(labels)[:count]]
+            counts = [int((chosen == label).sum()) for label in (7, 9)]
+            assert abs(counts[0] - counts[1]) <= 1
+        assert sorted(stratified(labels)) == list(range(12))
+
+    @pytest.mark.parametrize("classes", [1, 2, 3, 7, 1000])
+    def test_any_number_of_classes(self, classes: int):
+        labels = np.arange(classes).repeat(3)
+        assert len(set(labels[stratified(labels)[:classes]])) == classes

@@ -298,3 +298,16 @@ class TestMaskIou:
         found[1], truth[1] = True, True
         truth[2, 0, 0] = True  # nothing found
         assert mask_iou(found, truth).tolist() == [0.25, 1.0, 0.0, 1.0]  # the last: both empty
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_an_image_has_its_own_class_also_where_stored_logits_tie(dtype: torch.dtype):
+    logits = 3 * normal(3000, 1000)
+    stored = logits.to(dtype)
+    tied = stored == stored.amax(1, keepdim=True)
+    assert int((tied.sum(1) > 1).sum()) > 5
+    scores = class_scores(logits, stored)
+    assert scores["top1_match"].min() == 1
+    assert scores["top5_match"].min() == 1
+    # And another image's class is no match for it.
+    assert class_scores(logits.roll(1, 0), stored)["top1_match"].mean() < 0.02

@@ -186,3 +186,50 @@ class TestFile:
         path.write_bytes(b"seed: \xff\xfe\n")
         with pytest.raises(SacdError, match=r"params\.yaml: "):
             load_settings(path)
+
+
+class TestHostileFiles:
+    """Small files that would cost hours or all memory are refused at once, in one sentence."""
+
+    def said(self, tmp_path: Path, text: str) -> str:
+        path = tmp_path / "params.yaml"
+        path.write_text(text)
+        with pytest.raises(SacdError) as caught:
+            load_settings(path)
+        assert str(caught.value).startswith(str(path))
+        return str(caught.value)
+
+    def test_aliases_that_explode(self, tmp_path: Path):
+        lines = ["a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+        lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 12)]
+        assert "stands for" in self.said(tmp_path, "\n".join(lines))
+
+    def test_deep_nesting(self, tmp_path: Path):
+        assert "nested too deeply" in self.said(tmp_path, "[" * 5000 + "]" * 5000)
+
+    def test_a_file_that_holds_itself(self, tmp_path: Path):
+        assert "holds itself" in self.said(tmp_path, "a: &a [*a]")
+
+
+@pytest.mark.parametrize("text", ["2e-3", "2E-3", "2.0e-3", "0.002", "+2e-3", "20e-4"])
+def test_numbers_are_read_as_dvc_reads_them(tmp_path: Path, text: str):
+    path = tmp_path / "params.yaml"
+    whole = (ROOT / "params.yaml").read_text()
+    assert whole.count("learning_rate: 0.002") == 1
+    path.write_text(whole.replace("learning_rate: 0.002", f"learning_rate: {text}"))
+    assert load_settings(path).adapters["spatial"].training.learning_rate == 0.002
+
+
+@pytest.mark.parametrize(
+    "name", ["a; touch pwned", "$(touch pwned)", "a\n", "../up", "A", "", "a b", "ä", "x" * 65]
+)
+@pytest.mark.parametrize("section", ["backbones", "methods", "adapters", "edits", "sweeps"])
+def test_names_are_of_small_letters_digits_and_underlines(
+    fixture_params: dict, tmp_path: Path, section: str, name: str
+):
+    values = next(iter(fixture_params[section].values()))
+    fixture_params[section][name] = values
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(fixture_params))
+    with pytest.raises(SacdError, match=rf"  {section}\."):
+        load_settings(path)

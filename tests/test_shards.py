@@ -1,12 +1,15 @@
 """Sharded arrays: what was written is read, and nothing else passes for it."""
 
+import errno
 import json
+import os
 import resource
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -269,3 +272,63 @@ def test_a_full_disk_is_one_message_and_leaves_no_half_shard(tmp_path: Path, rep
     assert done.stderr == ""
     assert "shard-00000.safetensors: could not be written" in done.stdout
     assert list((tmp_path / "work").iterdir()) == []
+
+
+class TestPlaces:
+    """Where folders lie does not matter: scratch is often a link to another file system."""
+
+    def make(self, start: int, stop: int) -> dict:
+        return {"x": torch.arange(start, stop)}
+
+    @pytest.fixture
+    def scratch(self) -> Iterator[Path]:
+        """A folder on another file system than pytest's."""
+        if not os.access("/dev/shm", os.W_OK):
+            pytest.skip("needs /dev/shm")
+        folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
+        yield folder
+        shutil.rmtree(folder)
+
+    @pytest.mark.parametrize("linked", ["features", "features/net"])
+    def test_a_link_to_another_file_system_is_written_through(
+        self, tmp_path: Path, scratch: Path, linked: str
+    ):
+        assert os.stat(scratch).st_dev != os.stat(tmp_path).st_dev
+        link = tmp_path / linked
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(scratch)
+        folder = tmp_path / "features/net/train"
+        for ids in (["a", "b", "c"], ["d", "e"]):  # anew, and in place of what stands
+            write_shards(folder, tmp_path / ".work/x", ids, 2, self.make, {})
+            assert Shards(folder).ids == ids
+            assert link.is_symlink()
+            assert not (tmp_path / ".work/x").exists()
+        assert [path.name for path in folder.parent.iterdir()] == ["train"]
+
+    def test_a_folder_that_is_itself_a_link_stays_one(self, tmp_path: Path, scratch: Path):
+        (scratch / "old").mkdir()
+        folder = tmp_path / "train"
+        folder.symlink_to(scratch / "old")
+        write_shards(folder, tmp_path / "work", ["a"], 2, self.make, {})
+        assert folder.is_symlink()
+        assert Shards(folder).ids == ["a"]
+
+    def test_the_old_stands_until_the_new_does(self, tmp_path: Path, monkeypatch):
+        folder = tmp_path / "train"
+        write_shards(folder, tmp_path / "work", ["a"], 2, self.make, {})
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("sacd.shards.shutil.move", full)
+        with pytest.raises(SacdError, match=r"train: could not be written \(No space left"):
+            write_shards(folder, tmp_path / "work", ["b"], 2, self.make, {})
+        assert Shards(folder).ids == ["a"]
+        assert (tmp_path / "work/index.json").exists()  # to be published by the next try
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '{"info": {}}', '{"info": {}, "shards": [1]}'])
+def test_an_index_of_another_shape_is_named(tmp_path: Path, text: str):
+    (tmp_path / "index.json").write_text(text)
+    with pytest.raises(SacdError, match=r"index\.json: not an index of shards; delete"):
+        Shards(tmp_path)

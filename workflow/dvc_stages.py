@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.settings.load import read_settings  # noqa: E402
 from pipeline.settings.sections import Compare  # noqa: E402
 from pipeline.versions import PARTS  # noqa: E402
+from sacd.errors import SacdError  # noqa: E402
 
 HEADER = """\
 # Written by `python workflow/dvc_stages.py` from params.yaml: run it again where names in there
@@ -97,7 +98,8 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
             [f"features/{B}/{name}" for name in ("train", "val", "test", "record.json")], networks,
         ),
         "train_adapter": Stage(
-            f"adapters/{B}/{A}/record.json", ["data", "latents", f"features/{B}", "models/prior"],
+            f"adapters/{B}/{A}/record.json",
+            ["data", "latents", f"features/{B}", f"models/backbones/{B}", "models/prior"],
             [f"adapters/{B}/{A}"], backbones | {"adapter": compare.adapters},
         ),
         "train_decoder": Stage(
@@ -151,7 +153,8 @@ def stages_of(compare: Compare, root: str) -> dict[str, Stage]:
             {"concepts": compare.concepts},
         ),
         "fit_probe": Stage(
-            f"models/probes/{R}/record.json", ["data", f"features/{judge}", *segmenters],
+            f"models/probes/{R}/record.json",
+            ["data", f"features/{judge}", f"models/backbones/{judge}", *segmenters],
             [f"models/probes/{R}"], {"probe": compare.probes},
         ),
         "draw_edits": Stage(
@@ -270,4 +273,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except SacdError as error:
+        sys.exit(f"error: {error}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,11 @@ PARAMS = Path("params.yaml")
 PLANNED = "SACD_PARAMETERS"
 
 
+LIMIT = 100_000  # values in a file, those of aliases counted wherever they stand
+
+
 class _Loader(yaml.SafeLoader):
-    """Refuses a mapping in which a key stands twice, of which YAML would keep the last."""
+    """Reads numbers as YAML 1.2 does, and so DVC; refuses a key that stands twice in a mapping."""
 
     def compose_mapping_node(self, anchor: dict[str, yaml.Node]) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -34,6 +38,14 @@ class _Loader(yaml.SafeLoader):
                 )
             known.add(str(key.value))
         return node
+
+
+# In YAML 1.1, which PyYAML reads, 1e-3 would be a text.
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+\Z"),
+    list("-+0123456789"),
+)
 
 
 def load_settings(path: Path = PARAMS) -> Settings:
@@ -52,6 +64,12 @@ def read_settings(path: Path = PARAMS) -> Settings:
     """Read and check a params.yaml; every mistake in it is named in one `SacdError`."""
     try:
         raw = yaml.load(path.read_text(), _Loader)
+        if (count := _size(raw, {})) > LIMIT:
+            raise SacdError(
+                f"{path}: stands for {count} values, more than {LIMIT}; use less aliases."
+            )
+    except RecursionError as error:
+        raise SacdError(f"{path}: is nested too deeply, or holds itself.") from error
     except FileNotFoundError as error:
         raise SacdError(
             f"{path.absolute()}: no such file; run in an experiment's folder "
@@ -70,6 +88,16 @@ def read_settings(path: Path = PARAMS) -> Settings:
     except SacdError as error:
         raise SacdError(f"{path}: {error}") from error
     return settings
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values a value stands for; `known` are those of aliases, by identity."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(value)]
 
 
 def pick(known: dict[str, Any], name: str, kind: str) -> Any:

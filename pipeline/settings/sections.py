@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import product
+from math import prod
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -151,6 +152,12 @@ class SweepSettings(Section):
     over: Annotated[
         dict[str, Annotated[list[float | int], Field(min_length=1)]], Field(min_length=1)
     ]
+
+    @model_validator(mode="after")
+    def few_enough(self) -> Self:
+        if (count := prod(map(len, self.over.values()))) > 1000:
+            raise ValueError(f"over: {count} combinations, more than 1000")
+        return self
 
     def combinations(self) -> list[dict[str, float | int]]:
         """A dictionary of values by key for each."""

@@ -7,6 +7,7 @@ import pandas as pd
 
 from sacd.errors import SacdError
 from sacd.files import atomic, readable
+from sacd.provenance import require_intact
 
 REQUIRED = ("image_id", "split", "label", "class_name", "source", "width", "height", "sha256")
 
@@ -25,7 +26,10 @@ def write_manifest(path: Path, table: pd.DataFrame) -> None:
 def read_manifest(path: Path, split: str) -> pd.DataFrame:
     """The rows of a split, in order."""
     with readable(path):
+        require_intact(path)
         table = pd.read_parquet(path)
+        if missing := [name for name in REQUIRED if name not in table]:
+            raise ValueError(f"it lacks the columns {', '.join(missing)}")
     return table[table.split == split].reset_index(drop=True)
 
 

@@ -32,13 +32,14 @@ def feature_scores(ours: Tensor, truth: Tensor) -> dict[str, Tensor]:
 
 
 def class_scores(ours: Tensor, truth: Tensor) -> dict[str, Tensor]:
-    """Agreement of logits (N, classes): does our top-1 equal, our top-5 contain, truth's top-1?"""
-    wanted = truth.argmax(1, keepdim=True)
-    top = ours.topk(min(5, ours.shape[1]), dim=1).indices
-    return {
-        "top1_match": (top[:, :1] == wanted).any(1).float(),
-        "top5_match": (top == wanted).any(1).float(),
-    }
+    """Agreement of logits (N, classes): does our top-1 equal, our top-5 contain, truth's top-1?
+
+    Both are compared as truth was stored, in which classes may tie: each of them counts as first.
+    """
+    stored = ours.to(truth.dtype)
+    said = stored.gather(1, truth.argmax(1, keepdim=True))[:, 0]
+    top = stored.topk(min(5, stored.shape[1]), dim=1).values
+    return {"top1_match": (said >= top[:, 0]).float(), "top5_match": (said >= top[:, -1]).float()}
 
 
 def mean_pairwise_distance(maps: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from sacd.errors import SacdError
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents, round_trip
 from sacd.prior.prior import Prior, vae_scale_factor
+from sacd.provenance import require_made_of
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents
 from sacd.sampling.sampler import Interval, sample_latents
@@ -68,6 +69,7 @@ class Inverter:
                 f"it is <experiment>/adapters/<backbone>/<adapter>."
             )
         root = Path(experiment) if experiment is not None else experiment_of(folder)
+        require_made_of(folder, root)
         target = torch.device(device)
         prior = Prior.from_pretrained(root / "models/prior").to(target)
         loaded = load_adapter(folder, prior.unet).to(target)

@@ -18,6 +18,7 @@ rule train_adapter:
         MANIFEST,
         expand("latents/{split}/index.json", split=("train", "val")),
         expand("features/{{backbone}}/{split}/index.json", split=("train", "val")),
+        "models/backbones/{backbone}/model.safetensors",
         PRIOR,
     output:
         "adapters/{backbone}/{adapter}/config.json",
@@ -46,6 +47,7 @@ rule train_adapter:
 rule train_decoder:
     input:
         "data/images/train/index.json",
+        MANIFEST,
         "features/{backbone}/train/index.json",
         "models/backbones/{backbone}/model.safetensors",
     output:

@@ -24,6 +24,7 @@ from sacd.files import digest
 from pipeline.artefacts import PRIOR_FILES, SPLITS
 from pipeline.report_figures import more_figures
 from pipeline.settings.load import PLANNED, load_settings, plan_with, read_settings
+from pipeline.settings.sources import require_sources
 from pipeline.versions import parts, version_of
 from sacd.prior.source import PARTS, imported_files
 
@@ -33,6 +34,11 @@ except SacdError as error:
     raise WorkflowError(str(error))
 
 PLANS = PLANNED not in os.environ  # and not a job of a run that another process planned
+if PLANS:
+    try:
+        require_sources(SETTINGS)
+    except SacdError as error:
+        raise WorkflowError(str(error))
 plan_with(SETTINGS)
 COMPARE = SETTINGS.compare
 SEGMENTERS = [

@@ -3,6 +3,7 @@ rule fit_probe:
         "data/images/train/index.json",
         MANIFEST,
         f"features/{COMPARE.judge}/train/index.json",
+        f"models/backbones/{COMPARE.judge}/model.safetensors",
         SEGMENTERS,
     output:
         "models/probes/{probe}/probe.safetensors",
