@@ -13,7 +13,7 @@ FOLDER = $(or $(firstword $(wildcard $(EXPERIMENT) experiments/$(EXPERIMENT))),\
     $(error EXPERIMENT=$(EXPERIMENT): no such folder, nor experiments/$(EXPERIMENT)))
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test test-all versions plan pull caches pretrained clean
+.PHONY: help env demo test test-all versions experiments plan record verify pull caches pretrained clean
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -38,8 +38,18 @@ test-all: test ## the campaigns too: clusters, remotes, kills, whole runs (half 
 versions: env ## after an edit of code: see which stages give other results, and note it
 	$(RUN) python workflow/versions.py
 
+experiments: env ## write params.yaml and dvc.yaml of every experiment from what it says
+	$(RUN) python workflow/resolve.py
+	$(RUN) python workflow/dvc_stages.py
+
 plan: env ## say what an experiment will take (EXPERIMENT=NAME): jobs, hours, disk
 	@cd $(FOLDER) && PYTHONPATH="$(CURDIR)" $(RUN) python -m workflow.plan
+
+record: env ## verify a finished run (EXPERIMENT=NAME) and let DVC record it
+	@$(RUN) python workflow/record.py $(FOLDER)
+
+verify: env ## recompute every digest of a finished run (EXPERIMENT=NAME)
+	@$(RUN) python workflow/verify.py $(FOLDER)
 
 pull: env ## fetch recorded results (EXPERIMENT=NAME) and mark them as made
 	cd $(FOLDER) && $(RUN) dvc pull --allow-missing dvc.yaml

@@ -6,6 +6,12 @@ ROOT = Path(__file__).resolve().parent.parent  # the repository: code, rules, ve
 
 SPLITS = ("train", "val", "test")
 
+# The folders of all that an experiment makes.
+PLACES = (
+    "data", "latents", "features", "models", "adapters", "decoders", "samples", "scores",
+    "concepts", "edits", "robustness", "results",
+)  # fmt: skip
+
 MANIFEST = Path("data/manifest.parquet")
 SKIPPED = Path("data/skipped.csv")
 AUTOENCODER = Path("models/autoencoder")

@@ -100,6 +100,13 @@ def publish_shards(work: Path, folder: Path) -> None:
         shutil.move(work, temporary)
 
 
+def verify_shards(folder: Path) -> None:
+    """Raise `SacdError` unless every shard's content is what the index says."""
+    shards = Shards(folder)
+    for number in range(len(shards._shards)):
+        shards._shard(number)
+
+
 def finished(made: Made) -> Arrays:
     """The arrays, made to the end."""
     return made() if callable(made) else made

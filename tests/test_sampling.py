@@ -389,7 +389,7 @@ class TestFromPretrained:
 
     def test_a_missing_prior_is_named(self, parts):
         (parts.folder / "models/prior").rename(parts.folder / "gone")
-        with pytest.raises(SacdError, match="models/prior/unet: no UNet2DConditionModel of diff"):
+        with pytest.raises(SacdError, match="models/prior: not a prior in the diffusers layout"):
             Inverter.from_pretrained(parts.adapter)
 
     def test_a_backbone_of_another_layer_is_named(self, parts, tiny_backbone: Callable):
