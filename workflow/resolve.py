@@ -5,9 +5,9 @@
 reads every experiments/NAME/experiment.yaml: `base` is the experiment that it starts from (or
 `root`), `changes` are merged into that one's parameters key by key, and `without` lists keys that
 go, by their dotted paths. Lists and single values are replaced; `{}` empties a section. What is run
-of a section (`compare.methods` and so on) is all of it, unless `changes` name it. A `source` that is
-a path leads to the same place from the new folder. What comes of it is params.yaml beside it, which
-alone is run.
+of a section (`compare.methods` and so on) is all of it, unless `changes` name it. A `source` that
+is a path leads to the same place from the new folder. What comes of it is params.yaml beside it,
+which alone is run.
 """
 
 import os
@@ -67,7 +67,7 @@ def resolved(folder: Path, above: tuple[Path, ...] = ()) -> Parameters:
     base = _moved(resolved(known[name], (*above, folder)), known[name], folder)
     for path in without:
         _remove(base, path, f"{folder / SAYS}: without: {path}")
-    found = _merged(base, changes)
+    found = _merged(base, changes) if changes else base
     for section in RUN_WHOLE - changes.get("compare", {}).keys():
         found["compare"][section] = list(found.get(section, {}))
     return found
