@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd import parallel
@@ -30,7 +30,6 @@ REDO = "delete its folder and make it again"
 Arrays = dict[str, Tensor]  # by name, with the same number of rows
 Made = Arrays | Callable[[], Arrays]  # or what will finish making them
 Make = Callable[[int, int], Made]  # of the rows from start to stop
-Info = dict[str, Any] | Callable[[Iterator[Arrays]], dict[str, Any]]
 
 
 def write_shards(
@@ -39,7 +38,7 @@ def write_shards(
     ids: Sequence[str],
     rows_per_shard: int,
     make: Make,
-    info: Info,
+    info: dict[str, Any],
     progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
 ) -> None:
     """Fill `folder` with `make(start, stop)` for every block of rows: fill and publish in one."""
@@ -52,15 +51,15 @@ def fill_shards(
     ids: Sequence[str],
     rows_per_shard: int,
     make: Make,
-    info: Info,
+    info: dict[str, Any],
     progress: Callable[[Iterator[int], int], Iterator[int]] = lambda items, total: items,
 ) -> None:
     """Collect `make(start, stop)` for every block of rows in `work`, resuming what is done.
 
     The name of `work` must be unique to the settings that make the shards; after a kill the same
     call goes on with the first missing one. A shard is finished and written by a thread while the
-    next one is made. `info` is stored in the index; a function is called with the arrays of every
-    finished shard. Several processes (`sacd.parallel`) share the shards.
+    next one is made. `info` is stored in the index. Several processes (`sacd.parallel`) share the
+    shards.
     """
     if len(set(ids)) != len(ids):
         raise SacdError(f"{work}: the ids of its rows are not unique.")
@@ -82,8 +81,7 @@ def fill_shards(
     if parallel.first():
         for left in work.glob(".*.partial"):  # by a process that was killed while it wrote
             left.unlink()
-        shards = (load_file(work / _shard_name(number)) for number in range(len(starts)))
-        _write_index(work, len(starts), info(shards) if callable(info) else info)
+        _write_index(work, len(starts), info)
     parallel.wait()
 
 

@@ -1,9 +1,7 @@
 """Run a backbone over the prepared images of every split: features/<backbone>/<split>/."""
 
 import argparse
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -12,7 +10,7 @@ from pipeline.program import device, progress, run
 from pipeline.record import Recorder
 from pipeline.work_folder import content, work_folder
 from sacd.backbones.backbone import WEIGHTS, Backbone
-from sacd.features.cache import extract, measure_statistics
+from sacd.features.cache import extract
 from sacd.networks import CONFIG
 from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 
@@ -42,13 +40,9 @@ def _extract(name: str, split: str, backbone: Backbone, identity: list[str]) -> 
     def block(start: int, stop: int) -> dict[str, Tensor]:
         return extract(backbone, images.read("images", range(start, stop)), device())
 
-    def info(shards: Iterator[dict[str, Tensor]]) -> dict[str, Any]:
-        statistics = measure_statistics(shard["features"] for shard in shards)
-        return {"layer": backbone.config.layer, "statistics": vars(statistics)}
-
     work = work_folder("cache_features", name, split, content(images.folder / INDEX), *identity)
     bar = progress(f"features {name} {split}")
-    fill_shards(work, images.ids, ROWS_PER_SHARD, block, info, bar)
+    fill_shards(work, images.ids, ROWS_PER_SHARD, block, {"layer": backbone.config.layer}, bar)
     return work
 
 

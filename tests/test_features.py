@@ -1,4 +1,4 @@
-"""Cached features, their statistics and their whitening."""
+"""Cached features and their whitening."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from sacd.features.cache import extract, measure_statistics
+from sacd.features.cache import extract
 from sacd.features.whitening import POOLED_RIDGE, RIDGE, measure_whitening
 
 CPU = torch.device("cpu")
@@ -16,38 +16,6 @@ def random_features(count: int = 23) -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     scale = torch.tensor([1.0, 5.0, 0.1]).view(1, 3, 1, 1)
     return scale * torch.randn(count, 3, 4, 2, generator=generator) + 2 * scale
-
-
-def test_statistics_equal_numpys_over_all_images_and_locations():
-    features = random_features()
-    found = measure_statistics(features.split(7))
-    values = features.double().numpy()
-    assert found.mean == pytest.approx(values.mean((0, 2, 3)))
-    assert found.std == pytest.approx(values.std((0, 2, 3)))
-
-
-@pytest.mark.parametrize("rows", [1, 5, 23])
-def test_statistics_do_not_depend_on_how_rows_are_split(rows):
-    features = random_features()
-    found, expected = measure_statistics(features.split(rows)), measure_statistics([features])
-    for name, values in vars(expected).items():
-        assert getattr(found, name) == pytest.approx(values, rel=1e-9), name
-
-
-def test_half_precision_features_are_summed_in_double():
-    features = (random_features(400) + 1000).half()
-    found = measure_statistics(features.split(9))
-    values = features.numpy().astype(np.float64)
-    assert found.mean == pytest.approx(values.mean((0, 2, 3)), rel=1e-9)
-    assert found.std == pytest.approx(values.std((0, 2, 3)), rel=1e-6)
-
-
-def test_a_dead_channel_has_a_small_positive_deviation():
-    features = random_features()
-    features[:, 1] = 0.0
-    found = measure_statistics([features])
-    assert found.mean[1] == 0.0
-    assert 0 < found.std[1] <= 1e-3
 
 
 class TestWhitening:

@@ -86,13 +86,6 @@ class TestRoundTrip:
         write(tmp_path / "numbers", make=lambda start, stop: {"n": NUMBERS[start:stop].mT})
         assert torch.equal(Shards(tmp_path / "numbers").read_all("n"), NUMBERS.mT)
 
-    def test_info_can_be_made_from_all_shards(self, tmp_path: Path):
-        def total(shards) -> dict[str, float]:
-            return {"sum": sum(float(arrays["numbers"].sum()) for arrays in shards)}
-
-        write(tmp_path / "numbers", info=total)
-        assert Shards(tmp_path / "numbers").info == {"sum": float(NUMBERS.sum())}
-
     def test_writing_again_replaces_the_folder(self, folder: Path):
         write(folder, ids=IDS[:3], make=lambda start, stop: {"numbers": -NUMBERS[start:stop]})
         assert torch.equal(Shards(folder).read_all("numbers"), -NUMBERS[:3])

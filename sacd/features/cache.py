@@ -1,15 +1,11 @@
 """Cached features: a backbone's maps and logits of every image, in the manifest's order."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 
 BATCH = 64
-LEAST_DEVIATION = 1e-4  # of a channel that hardly varies, so that one may divide by it
 
 
 @torch.no_grad()
@@ -25,24 +21,3 @@ def extract(backbone: Backbone, images: Tensor, device: torch.device) -> dict[st
     if logits:
         found["logits"] = torch.cat(logits)
     return found
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and deviation of each channel (lists of length C), over images and locations."""
-
-    mean: list[float]
-    std: list[float]
-
-
-def measure_statistics(batches: Iterable[Tensor]) -> Statistics:
-    """Statistics over batches of features (N, C, h, w), summed in double precision."""
-    rows, total, squares = 0, torch.zeros(()), torch.zeros(())
-    for features in batches:
-        values = features.double()
-        total = total + values.mean((2, 3)).sum(0)
-        squares = squares + (values**2).mean((2, 3)).sum(0)
-        rows += len(features)
-    mean = total / rows
-    std = (squares / rows - mean**2).clamp(min=LEAST_DEVIATION**2).sqrt()
-    return Statistics(mean.tolist(), std.tolist())
