@@ -100,6 +100,12 @@ def _import(
             f"or a folder that this rule made."
         )
     network = load_network(config, path / WEIGHTS if path.is_dir() else path)
+    if not network.num_classes and config.options.get("num_classes") != 0:
+        print(
+            f"warning: {where}: the backbone has no head, for that of {path} is not for as many "
+            f"classes as options.num_classes says, or {config.model} has.",
+            file=sys.stderr,
+        )
     original = read_record(path)["training"] if path.is_dir() else {}
     return network, {"imported": source, **original}
 

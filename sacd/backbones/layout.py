@@ -1,25 +1,18 @@
-"""How a timm network's output becomes a map (N, C, h, w), and whether that map is in place.
+"""How a timm network's output becomes a map (N, C, h, w).
 
-Networks give maps channels first or last, or sequences of tokens; a few hold their tokens in an
-order of their own. Shapes tell most of it. What they leave open, and whether the order is that of
-the image, is seen by changing a square of an image: the map must change there.
+Networks give maps channels first or last, or sequences of tokens. Shapes leave open some of it;
+`sacd.backbones.order` tells what is in place.
 """
 
-import torch
 from torch import Tensor, nn
-
-# Where squares are changed, as shares of the image's height and width.
-PLACES = ((0.125, 0.625), (0.625, 0.125), (0.375, 0.875), (0.875, 0.375))
-SQUARE = 0.125  # their side, as a share of the image's
-FEW = 4  # locations a side, with which a square lies in several
-TOLERANCE = 0.25  # how far off the largest change may be, as a share of the side
-SHARP = 3.0  # times the median change: so much at one location is of that location
 
 
 def maps_of(features: Tensor, network: nn.Module) -> dict[str, Tensor]:
-    """The square maps (N, C, h, w) that features may be, by layout, the likeliest first.
+    """The maps (N, C, h, w), of 2 x 2 or more, that features may be, by layout, likeliest first.
 
-    Layouts: "NCHW", "NHWC"; "tokens" (N, h w, C), "prefixed" by others that are no patches.
+    Layouts: "NCHW" and "NHWC" for square maps; "tokens" (N, h w, C), of which some may be
+    "prefixed" by others that are no patches. Tokens have the shape of the network's patch grid
+    where they are as many, else they are a square.
     """
     found: dict[str, Tensor] = {}
     if features.ndim == 3:
@@ -27,22 +20,27 @@ def maps_of(features: Tensor, network: nn.Module) -> dict[str, Tensor]:
         counts = {"prefixed": prefix_tokens(network), "tokens": 0}
         for layout, count in counts.items():
             patches = features[:, count:]
-            side = round(patches.shape[1] ** 0.5)
-            if side * side == patches.shape[1] and (count or layout == "tokens"):
-                found[layout] = patches.transpose(1, 2).unflatten(2, (side, side))
+            shape = _shape_of_tokens(patches.shape[1], network)
+            if shape and (count or layout == "tokens"):
+                found[layout] = patches.transpose(1, 2).unflatten(2, shape)
     elif features.ndim == 4:
         first, middle, last = features.shape[1:]
-        layouts = ("NHWC", "NCHW") if _ends_channels_last(network) else ("NCHW", "NHWC")
-        for layout in layouts:
+        channels_last = getattr(network, "output_fmt", "NCHW") == "NHWC"  # of the last map
+        for layout in ("NHWC", "NCHW") if channels_last else ("NCHW", "NHWC"):
             if layout == "NCHW" and middle == last:
                 found[layout] = features
             if layout == "NHWC" and first == middle:
                 found[layout] = features.permute(0, 3, 1, 2)
-    return {layout: one for layout, one in found.items() if one.shape[-1] > 1}
+    return {layout: one for layout, one in found.items() if min(one.shape[-2:]) > 1}
 
 
-def _ends_channels_last(network: nn.Module) -> bool:
-    return getattr(network, "output_fmt", "NCHW") == "NHWC"
+def patch_grid(network: nn.Module) -> tuple[int, int] | None:
+    """The (h, w) patches into which a network cuts its image, where timm knows it."""
+    for module in network.modules():
+        grid = getattr(module, "grid_size", None)
+        if hasattr(module, "num_patches") and isinstance(grid, tuple) and len(grid) == 2:
+            return grid
+    return None
 
 
 def prefix_tokens(network: nn.Module) -> int:
@@ -58,7 +56,7 @@ def to_nchw(features: Tensor, network: nn.Module) -> Tensor:
     """The likeliest map that features of this shape are; raises ValueError where there is none."""
     for found in maps_of(features, network).values():
         return found
-    raise ValueError(f"{tuple(features.shape)} is no square map of 2 x 2 or more")
+    raise ValueError(f"{tuple(features.shape)} is no map of 2 x 2 or more")
 
 
 def restored(features: Tensor, layout: str) -> Tensor | None:
@@ -73,40 +71,9 @@ def restored(features: Tensor, layout: str) -> Tensor | None:
     return None
 
 
-def changed_squares(size: int) -> Tensor:
-    """A grey image of `size` pixels, and the same with a square changed at each of `PLACES`."""
-    images = torch.full((1 + len(PLACES), 3, size, size), 0.5)
-    side = max(1, round(SQUARE * size))
-    for image, (row, column) in zip(images[1:], PLACES, strict=True):
-        top, left = (int(place * size) - side // 2 for place in (row, column))
-        image[:, top : top + side, left : left + side] = 1.0
-    return images
-
-
-def displacement(features: Tensor) -> float:
-    """Of maps of `changed_squares`: how far from its square each changes most, the median.
-
-    In shares of the side, of the farther axis; by chance 0.4 and more.
-    """
-    changes = _changes(features)
-    height, width = changes.shape[-2:]
-    rows, columns = torch.unravel_index(changes.flatten(1).argmax(1), (height, width))
-    found = torch.stack([(rows + 0.5) / height, (columns + 0.5) / width], 1)
-    return float((found - torch.tensor(PLACES)).abs().amax(1).median())
-
-
-def in_order(features: Tensor) -> bool:
-    """Whether maps of `changed_squares` change where the image did.
-
-    A layer that mixes all locations (of a mixer, say) changes everywhere alike, and tells nothing
-    of its order: what is refused changes sharply, and elsewhere. Nor do maps of few locations.
-    """
-    if features.shape[-1] < FEW:
-        return True
-    changes = _changes(features).flatten(1)
-    sharp = bool((changes.amax(1) > SHARP * changes.median(1).values).float().median() > 0)
-    return not sharp or displacement(features) <= TOLERANCE
-
-
-def _changes(features: Tensor) -> Tensor:
-    return (features[1:] - features[:1]).float().norm(dim=1)
+def _shape_of_tokens(count: int, network: nn.Module) -> tuple[int, int] | None:
+    grid = patch_grid(network)
+    if grid and grid[0] * grid[1] == count:
+        return grid
+    side = round(count**0.5)
+    return (side, side) if side * side == count else None
