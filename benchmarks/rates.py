@@ -26,7 +26,8 @@ from pipeline.record import device_name
 from pipeline.settings.load import load_settings
 from sacd.files import write_json
 from sacd.numerics import conv_format, multiplies_bf16, numerics
-from sacd.prior.prior import decode, encode, latent_shape
+from sacd.prior.prior import latent_shape
+from sacd.prior.vae import decode, encode
 from workflow.plan import RATES
 
 

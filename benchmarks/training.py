@@ -42,7 +42,8 @@ from sacd.metrics.features import feature_scores
 from sacd.numerics import numerics
 from sacd.optimization import Recipe, Step, Trained, train
 from sacd.prior.diffusion import noised
-from sacd.prior.prior import Prior, encode
+from sacd.prior.prior import Prior
+from sacd.prior.vae import encode
 from sacd.sampling.inverter import Inverter
 from sacd.shards import Shards
 from sacd.training.adapter import NOISE_EXPONENT, Pairs, train_adapter

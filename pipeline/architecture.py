@@ -3,18 +3,26 @@
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from torch import Tensor
 
 from pipeline.networks import backbone_config
-from pipeline.settings.sections import AdapterSettings, BackboneSettings, Settings
+from pipeline.settings.sections import (
+    AdapterSettings,
+    BackboneSettings,
+    ImportedAutoencoder,
+    Settings,
+    TrainedAutoencoder,
+)
 from sacd.adapters.adapter import Adapter, AdapterConfig
 from sacd.adapters.registry import create_adapter
 from sacd.backbones.backbone import Backbone, create_network
 from sacd.features.whitening import Whitening
 from sacd.prior.autoencoder import create_autoencoder
 from sacd.prior.diffusion import PROMPT_WIDTH, create_scheduler, create_unet
-from sacd.prior.prior import Prior, vae_scale_factor
+from sacd.prior.prior import Prior
+from sacd.prior.source import local_autoencoder
+from sacd.prior.vae import Autoencoder, blank_autoencoder, vae_scale_factor
 
 # Stable Diffusion 1 (Rombach et al. 2022), which MiniSD is; its other options are diffusers' own.
 SD_UNET = {"cross_attention_dim": 768, "attention_head_dim": 8}
@@ -43,12 +51,11 @@ def random_prior(settings: Settings) -> tuple[Prior, str]:
     folder = Path(chosen.source).expanduser()
     if chosen.source == "train":
         assert chosen.autoencoder and chosen.unet  # the settings' check
-        vae = create_autoencoder(chosen.autoencoder.options, size)
+        vae, origin = _random_autoencoder(chosen.autoencoder, size)
         shape = (vae.config.latent_channels, size // vae_scale_factor(vae))
         unet, prompt = create_unet(chosen.unet.options, (shape[0], shape[1])), (1, PROMPT_WIDTH)
-        origin = "params.yaml"
     elif (folder / "unet").is_dir():
-        vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder / "vae"))
+        vae = blank_autoencoder(folder / "vae")
         unet = UNet2DConditionModel.from_config(UNet2DConditionModel.load_config(folder / "unet"))
         prompt, origin = (1, unet.config.cross_attention_dim), chosen.source
     else:
@@ -59,6 +66,19 @@ def random_prior(settings: Settings) -> tuple[Prior, str]:
     for network in (vae, unet):
         network.eval().requires_grad_(False)
     return Prior(unet, vae, create_scheduler(SHRINKAGE), torch.zeros(1, *prompt)), origin
+
+
+def _random_autoencoder(
+    chosen: TrainedAutoencoder | ImportedAutoencoder, size: int
+) -> tuple[Autoencoder, str]:
+    """One that is imported from a place not on this machine counts as TAESD3."""
+    if isinstance(chosen, TrainedAutoencoder):
+        return create_autoencoder(chosen.options, size), "params.yaml"
+    if Path(chosen.source).expanduser().is_dir():
+        folder = local_autoencoder(chosen.source)
+        return blank_autoencoder(folder), f"params.yaml and {folder}"
+    origin = f"params.yaml, and TAESD3, for {chosen.source} is not here"
+    return AutoencoderTiny(latent_channels=16), origin
 
 
 def random_adapter(chosen: AdapterSettings, prior: Prior, features: Tensor, grid: int) -> Adapter:

@@ -31,7 +31,8 @@ from sacd.errors import SacdError
 from sacd.images import shapes
 from sacd.images.collection import Collection
 from sacd.numerics import numerics
-from sacd.prior.prior import Prior, decode, encode, latent_shape
+from sacd.prior.prior import Prior, latent_shape
+from sacd.prior.vae import decode, encode
 
 HALF = 2  # bytes of a number in fp16
 CHECKPOINTED = 16  # bytes a trained weight: itself, its average and AdamW's two moments in fp32

@@ -42,7 +42,8 @@ from sacd.features.distance import relative_distance
 from sacd.numerics import numerics
 from sacd.prefetch import prefetched
 from sacd.prior.latents import decode_latents
-from sacd.prior.prior import Prior, latent_shape, to_uint8
+from sacd.prior.prior import Prior, latent_shape
+from sacd.prior.vae import to_uint8
 from sacd.provenance import require_made_of
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise, noise_seed

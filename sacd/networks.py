@@ -77,6 +77,16 @@ def load_diffusers(kind: type[Network], folder: Path) -> Network:
     return network.float().eval().requires_grad_(False)
 
 
+def save_diffusers(network: ModelMixin, folder: Path) -> None:
+    """Write a network in the diffusers layout with fp16 weights, to which its own are rounded.
+
+    Raises `SacdError` where fp16 cannot hold a weight.
+    """
+    halved(network.state_dict(), folder)
+    network.half().save_pretrained(folder)
+    network.float()
+
+
 def save_network(network: nn.Module, config: Any, folder: Path, name: str) -> None:
     """Write `folder`: config.json of the dataclass `config`, and the weights as the file `name`.
 

@@ -6,7 +6,6 @@ Writes latents/<split>/ and latents/round_trip/.
 import argparse
 from pathlib import Path
 
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.artefacts import (
@@ -21,8 +20,9 @@ from pipeline.program import device, progress, run
 from pipeline.record import Recorder
 from pipeline.work_folder import content, work_folder
 from sacd.files import read_json
-from sacd.networks import CONFIG, load_diffusers
+from sacd.networks import CONFIG
 from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.vae import Autoencoder, load_autoencoder
 from sacd.shards import INDEX, Shards, fill_shards, publish_shards
 
 ROWS_PER_SHARD = 1024
@@ -31,7 +31,7 @@ ROWS_PER_SHARD = 1024
 def main() -> None:
     argparse.ArgumentParser(description=__doc__).parse_args()
     recorder = Recorder("cache_latents")
-    vae = load_diffusers(AutoencoderKL, AUTOENCODER).to(device())
+    vae = load_autoencoder(AUTOENCODER).to(device())
     identity = [content(AUTOENCODER / file) for file in (CONFIG, VAE_WEIGHTS)]
     filled = {latent_folder(split): _encode(split, vae, identity) for split in SPLITS}
     filled[ROUND_TRIP] = _decode(Shards(filled[latent_folder("test")]), vae, identity)
@@ -42,7 +42,7 @@ def main() -> None:
     )
 
 
-def _encode(split: str, vae: AutoencoderKL, identity: list[str]) -> Path:
+def _encode(split: str, vae: Autoencoder, identity: list[str]) -> Path:
     """Latents of a split, in the work folder that is returned."""
     images = Shards(image_folder(split))
 
@@ -55,7 +55,7 @@ def _encode(split: str, vae: AutoencoderKL, identity: list[str]) -> Path:
     return work
 
 
-def _decode(latents: Shards, vae: AutoencoderKL, identity: list[str]) -> Path:
+def _decode(latents: Shards, vae: Autoencoder, identity: list[str]) -> Path:
     """Images of latents, in the work folder that is returned."""
 
     def block(start: int, stop: int) -> dict[str, Tensor]:

@@ -3,7 +3,6 @@
 import argparse
 
 import torch
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
@@ -14,7 +13,6 @@ from pipeline.settings.load import load_settings
 from pipeline.settings.sections import Settings
 from pipeline.work_folder import content, work_folder
 from sacd import parallel
-from sacd.networks import load_diffusers
 from sacd.optimization import Recipe, Trained, summary
 from sacd.prior.diffusion import (
     create_null_prompt,
@@ -25,6 +23,7 @@ from sacd.prior.diffusion import (
 from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
 from sacd.prior.source import local_folder
+from sacd.prior.vae import Autoencoder, load_autoencoder
 from sacd.shards import INDEX, Shards
 
 
@@ -53,7 +52,7 @@ def main() -> None:
 def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     chosen, seed = settings.prior.unet, settings.seed
     assert chosen is not None  # the settings' check
-    vae = load_diffusers(AutoencoderKL, AUTOENCODER)
+    vae = load_autoencoder(AUTOENCODER)
     latents = _latents_and_mirrored(vae)
     torch.manual_seed(seed)
     unet, prompt = create_unet(chosen.options, latents.shape[1:]), create_null_prompt()
@@ -84,7 +83,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     return prior, summary(trained)
 
 
-def _latents_and_mirrored(vae: AutoencoderKL) -> Tensor:
+def _latents_and_mirrored(vae: Autoencoder) -> Tensor:
     """Latents of the train split's images, and of their mirror images: twice as many scenes."""
     images, _ = load_images("train")
     mirrored = encode_images(vae.to(device()), images.flip(-1), device())

@@ -11,7 +11,6 @@ pictures, uint8 (levels, 3, S, S) for each.
 import argparse
 
 import pandas as pd
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.artefacts import INPUT, PRIOR, robustness_folder
@@ -25,6 +24,7 @@ from pipeline.settings.load import load_settings, pick
 from sacd.metrics.features import class_scores, feature_scores
 from sacd.prior.latents import round_trip
 from sacd.prior.prior import Prior
+from sacd.prior.vae import Autoencoder
 
 ORIGINAL, AUTOENCODER, SHUFFLED = "original", "autoencoder", "shuffled"
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def _draw_and_compare(
-    level: Level, draws: dict[str, DrawOnce], vae: AutoencoderKL, label: str
+    level: Level, draws: dict[str, DrawOnce], vae: Autoencoder, label: str
 ) -> dict[str, Tensor]:
     """Images uint8 (N, 3, S, S) of each method, between those they are compared with."""
     drawn = {

@@ -22,7 +22,8 @@ from sacd.features.distance import relative_distance
 from sacd.features.whitening import Whitening, measure_whitening
 from sacd.metrics.features import feature_scores
 from sacd.optimization import Recipe
-from sacd.prior.prior import Prior, decode, latent_shape
+from sacd.prior.prior import Prior, latent_shape
+from sacd.prior.vae import decode
 from sacd.sampling.noise import noise_seed
 from sacd.sampling.refinement import Refinement, refine_latents
 from sacd.sampling.selection import best_of

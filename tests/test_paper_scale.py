@@ -22,8 +22,8 @@ from pipeline.costs import Row, measure_costs, plan
 from pipeline.settings.load import load_settings
 from pipeline.settings.sections import Settings
 from sacd.errors import SacdError
-from sacd.prior.prior import NULL_PROMPT, Prior, latent_shape
-from sacd.prior.source import local_folder
+from sacd.prior.prior import Prior, latent_shape
+from sacd.prior.source import NULL_PROMPT, local_folder
 from workflow.plan import hours, table
 
 pytestmark = pytest.mark.campaign

@@ -7,13 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import normal
-from diffusers import AutoencoderKL, DDPMScheduler
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sacd.backbones.backbone import Backbone, BackboneConfig, create_network
 from sacd.errors import SacdError
-from sacd.networks import load_diffusers
 from sacd.optimization import Recipe
 from sacd.prior.autoencoder import (
     FeatureLoss,
@@ -23,14 +22,9 @@ from sacd.prior.autoencoder import (
 )
 from sacd.prior.diffusion import create_scheduler, noised, train_unet
 from sacd.prior.latents import decode_latents, encode_images
-from sacd.prior.prior import (
-    NULL_PROMPT,
-    Prior,
-    decode,
-    encode,
-    save_autoencoder,
-    to_uint8,
-)
+from sacd.prior.prior import Prior
+from sacd.prior.source import NULL_PROMPT
+from sacd.prior.vae import decode, encode, load_autoencoder, save_autoencoder, to_uint8
 
 CPU = torch.device("cpu")
 RECIPE = Recipe(6, 4, 0.005, 2, "constant", 0.0, 0.5, 1.0, "fp32", 0)
@@ -187,14 +181,14 @@ class TestStorage:
         vae = tiny_prior().vae
         vae.register_to_config(scaling_factor=0.5)
         save_autoencoder(vae, tmp_path / "vae")
-        again = load_diffusers(AutoencoderKL, tmp_path / "vae")
+        again = load_autoencoder(tmp_path / "vae")
         assert again.config.scaling_factor == 0.5
         images = 2 * random_images(1).float() / 255 - 1
         assert torch.equal(
             again.encode(images).latent_dist.mean, vae.encode(images).latent_dist.mean
         )
-        with pytest.raises(SacdError, match="absent: no AutoencoderKL of diffusers"):
-            load_diffusers(AutoencoderKL, tmp_path / "absent")
+        with pytest.raises(SacdError, match="absent: no autoencoder of diffusers"):
+            load_autoencoder(tmp_path / "absent")
 
 
 class TestOptions:

@@ -12,7 +12,9 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 
 from sacd.errors import SacdError
-from sacd.prior.prior import NULL_PROMPT, Prior, decode, encode
+from sacd.prior.prior import Prior
+from sacd.prior.source import NULL_PROMPT
+from sacd.prior.vae import decode, encode
 
 SCHEDULER = "scheduler/scheduler_config.json"
 UNET, VAE = "unet/config.json", "vae/config.json"
@@ -57,7 +59,7 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
         (UNET, {"use_linear_projection": True}, "not a UNet2DConditionModel .* size mismatch"),
         (UNET, {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "not a UNet|weights don't fit"),
         (UNET, {"conv_in_kernel": 1}, "size mismatch"),
-        (VAE, {"_class_name": "VQModel"}, "of class VQModel; a prior needs AutoencoderKL"),
+        (VAE, {"_class_name": "VQModel"}, "of class VQModel; .* AutoencoderKL or AutoencoderTiny"),
         (VAE, {"scaling_factor": 0}, "scaling_factor 0 is no number"),
         (VAE, {"scaling_factor": "0.2"}, "scaling_factor '0.2' is no number"),
         (VAE, {"latents_mean": [0.1] * 4}, "given both or not at all"),

@@ -7,7 +7,6 @@ import argparse
 import shutil
 from pathlib import Path
 
-from diffusers import AutoencoderKL
 from torch import Tensor
 
 from pipeline.artefacts import image_folder
@@ -18,8 +17,8 @@ from sacd.errors import SacdError
 from sacd.features.cache import extract
 from sacd.files import atomic
 from sacd.metrics.features import class_scores, feature_scores
-from sacd.networks import load_diffusers
 from sacd.prior.latents import decode_latents, encode_images
+from sacd.prior.vae import load_autoencoder
 from sacd.shards import Shards
 
 EXPERIMENT = Path("experiments/pretrain")
@@ -50,7 +49,7 @@ def main() -> None:
 def _table(folders: list[Path]) -> str:
     """What each model is and how good, from the records of the runs."""
     images = Shards(EXPERIMENT / image_folder("val")).read_all("images")
-    vae = load_diffusers(AutoencoderKL, TRAINED / "autoencoder").to(device())
+    vae = load_autoencoder(TRAINED / "autoencoder").to(device())
     round_trip = decode_latents(vae, encode_images(vae, images, device()), device())
     lines = [
         "# Models of the embedded world",

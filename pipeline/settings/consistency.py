@@ -5,7 +5,13 @@ from collections.abc import Collection
 from pipeline.artefacts import INPUT, OTHER, REFERENCE_SCORES, REFERENCES
 from pipeline.settings.concepts import LabelledConcepts, Removal, Steering, Transplant, Union
 from pipeline.settings.methods import AdapterMethod, DecoderMethod, changed
-from pipeline.settings.sections import BackboneSettings, Settings, Training, Unseen
+from pipeline.settings.sections import (
+    BackboneSettings,
+    Settings,
+    TrainedAutoencoder,
+    Training,
+    Unseen,
+)
 from sacd.errors import SacdError, unknown_name
 
 # As in sacd.images.shapes, which is not imported: all stages would depend on the generator.
@@ -106,7 +112,7 @@ def _require_images(settings: Settings) -> None:
     classes = settings.images.classes
     if isinstance(classes, list) and len(set(classes)) < len(classes):
         raise SacdError(f"images.classes: a class stands twice in {classes}.")
-    if autoencoder := settings.prior.autoencoder:
+    if isinstance(autoencoder := settings.prior.autoencoder, TrainedAutoencoder):
         levels = autoencoder.options.get("block_out_channels")
         if not isinstance(levels, list) or not levels:
             raise SacdError("prior.autoencoder.options.block_out_channels: give its widths.")
@@ -148,7 +154,7 @@ def _require_networks(settings: Settings) -> None:
 def _networks(settings: Settings) -> dict[str, BackboneSettings]:
     """Every section that describes a network, by its path: backbones and critics."""
     networks = {f"backbones.{name}": backbone for name, backbone in settings.backbones.items()}
-    if autoencoder := settings.prior.autoencoder:
+    if isinstance(autoencoder := settings.prior.autoencoder, TrainedAutoencoder):
         networks["prior.autoencoder.critic"] = autoencoder.critic
         if finetune := autoencoder.finetune:
             networks["prior.autoencoder.finetune.critic"] = finetune.critic

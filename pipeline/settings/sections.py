@@ -84,12 +84,23 @@ class Criticised(Section):
     training: Training
 
 
-class AutoencoderSettings(Criticised):
+class TrainedAutoencoder(Criticised):
     """`options` go to diffusers' AutoencoderKL; `finetune` trains the decoder further."""
 
+    type: Literal["trained"]
     options: dict[str, Any]
     kl_weight: Annotated[float, Field(ge=0)]
     finetune: Criticised | None
+
+
+class ImportedAutoencoder(Section):
+    """`source` is a folder of diffusers' AutoencoderKL or AutoencoderTiny, or its name on the hub.
+
+    Its latents are standardised over the train split, channel by channel.
+    """
+
+    type: Literal["imported"]
+    source: str
 
 
 class UnetSettings(Section):
@@ -108,7 +119,9 @@ class PriorSettings(Section):
     """`source` is "train", a folder in the diffusers layout, or its name on the hub."""
 
     source: str
-    autoencoder: AutoencoderSettings | None
+    autoencoder: (
+        Annotated[TrainedAutoencoder | ImportedAutoencoder, Field(discriminator="type")] | None
+    )
     unet: UnetSettings | None
 
 

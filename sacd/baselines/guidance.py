@@ -13,7 +13,8 @@ from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
 from sacd.features.distance import relative_distance
-from sacd.prior.prior import Prior, decode
+from sacd.prior.prior import Prior
+from sacd.prior.vae import decode
 
 
 @dataclass(frozen=True)

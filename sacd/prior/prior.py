@@ -2,27 +2,28 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from diffusers import (
-    AutoencoderKL,
-    DDPMScheduler,
-    ModelMixin,
-    SchedulerMixin,
-    UNet2DConditionModel,
-)
+from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.errors import SacdError
 from sacd.files import atomic
-from sacd.networks import UNMADE, brief, load_diffusers, read_weights
+from sacd.networks import UNMADE, brief, load_diffusers, read_weights, save_diffusers
 from sacd.numerics import conv_format
 from sacd.prior.requirements import SCHEDULER, require_supported
 from sacd.prior.source import NULL_PROMPT, TEXT_ENCODER
 from sacd.prior.stable_diffusion import embed_nothing
-from sacd.tensors import halved
+from sacd.prior.vae import (
+    Autoencoder,
+    decode,
+    encode,
+    load_autoencoder,
+    save_autoencoder,
+    vae_format,
+    vae_scale_factor,
+)
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Prior:
     """
 
     unet: UNet2DConditionModel
-    vae: AutoencoderKL
+    vae: Autoencoder
     scheduler: SchedulerMixin
     null_prompt: Tensor
 
@@ -49,7 +50,7 @@ class Prior:
         """
         require_supported(folder, _prompt_width(folder / NULL_PROMPT))
         unet = load_diffusers(UNet2DConditionModel, folder / "unet")
-        vae = load_diffusers(AutoencoderKL, folder / "vae")
+        vae = load_autoencoder(folder / "vae")
         scheduler = _load_scheduler(folder)
         if (folder / NULL_PROMPT).exists():
             null_prompt = read_weights(folder / NULL_PROMPT)["embedding"].float()
@@ -67,15 +68,15 @@ class Prior:
     def save(self, folder: Path) -> None:
         """Write the folder that `from_pretrained` reads, weights in fp16, which must hold them."""
         with atomic(folder) as temporary:
-            _save_halved(self.unet, temporary / "unet")
+            save_diffusers(self.unet, temporary / "unet")
             save_autoencoder(self.vae, temporary / "vae")
             self.scheduler.save_pretrained(temporary / "scheduler")
             save_file({"embedding": self.null_prompt.half()}, temporary / NULL_PROMPT)
 
     def to(self, device: torch.device) -> "Prior":
         """Move every part, weights in the layout that is faster there."""
-        for part in (self.unet, self.vae):
-            part.to(device, memory_format=conv_format(device))
+        self.unet.to(device, memory_format=conv_format(device))
+        self.vae.to(device, memory_format=vae_format(self.vae, device))
         self.null_prompt = self.null_prompt.to(device)
         return self
 
@@ -137,18 +138,6 @@ def _prompt_width(path: Path) -> int | None:
     return found.shape[-1]
 
 
-def save_autoencoder(vae: AutoencoderKL, folder: Path) -> None:
-    """Write an autoencoder with fp16 weights."""
-    with atomic(folder) as temporary:
-        _save_halved(vae, temporary)
-
-
-def _save_halved(network: ModelMixin, folder: Path) -> None:
-    halved(network.state_dict(), folder)  # raises where fp16 cannot hold a weight
-    network.half().save_pretrained(folder)
-    network.float()
-
-
 def latent_shape(prior: Prior, image_size: int) -> tuple[int, int, int]:
     """(c, H, W) of the latents of images of `image_size` pixels.
 
@@ -156,46 +145,3 @@ def latent_shape(prior: Prior, image_size: int) -> tuple[int, int, int]:
     """
     side = image_size // vae_scale_factor(prior.vae)
     return prior.vae.config.latent_channels, side, side
-
-
-def vae_scale_factor(vae: AutoencoderKL) -> int:
-    """How many pixels of a side become one of the latents."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
-
-
-def encode(vae: AutoencoderKL, images: Tensor) -> Tensor:
-    """Images (N, 3, H, W) in [0, 1] -> scaled latents (N, c, H', W'), the posterior's mean."""
-    latents = vae.encode(2 * images - 1).latent_dist.mean
-    shift, scale = _normalisation(vae, latents)
-    return latents * scale if shift is None else (latents - shift) * scale
-
-
-def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Scaled latents (N, c, H', W') -> images (N, 3, H, W) in [0, 1]."""
-    shift, scale = _normalisation(vae, latents)
-    unscaled = latents / scale
-    images = vae.decode(unscaled if shift is None else unscaled + shift).sample
-    return ((images.float() + 1) / 2).clamp(0, 1)
-
-
-def _normalisation(vae: AutoencoderKL, like: Tensor) -> tuple[Any, Any]:
-    """What is taken from latents (None: nothing), and what they are then multiplied by.
-
-    A mean and a deviation of every channel, as Wan's and Sana's autoencoders have, or one shift, as
-    Stable Diffusion 3's.
-    """
-    config = vae.config
-    if config.latents_mean is None:
-        return config.shift_factor, config.scaling_factor
-    mean, deviation = (
-        torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
-        for values in (config.latents_mean, config.latents_std)
-    )
-    return mean, config.scaling_factor / deviation
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """Images in [0, 1] -> uint8; values outside are clipped, and NaN is a `SacdError`."""
-    if bool(images.isnan().any()):
-        raise SacdError("what was drawn is not a number: lower the method's rates and strengths.")
-    return (images * 255).round().clamp(0, 255).to(torch.uint8)

@@ -1,7 +1,8 @@
 """What a prior in the diffusers layout must be, checked by its configurations before anything runs.
 
 We sample with a U-Net that is conditioned on a time and a prompt alone, on the noise schedule of a
-DDPM, in the latents of an AutoencoderKL. What is built otherwise would load, and draw noise.
+DDPM, in the latents of an AutoencoderKL or AutoencoderTiny. What is built otherwise would load, and
+draw noise.
 """
 
 import math
@@ -32,12 +33,13 @@ def require_supported(folder: Path, prompt_width: int | None = None) -> None:
 
     `prompt_width` is that of its null prompt, where there is one already.
     """
-    unet, vae = _config(folder / "unet/config.json"), _config(folder / "vae/config.json")
+    unet, vae = (
+        _config(folder / "unet/config.json"),
+        require_autoencoder(folder / "vae/config.json"),
+    )
     _require_class(folder / "unet/config.json", unet, "UNet2DConditionModel")
-    _require_class(folder / "vae/config.json", vae, "AutoencoderKL")
     _require_scheduler(folder / SCHEDULER)
     _require_unet(folder / "unet/config.json", unet)
-    _require_latents(folder / "vae/config.json", vae)
     channels = vae["latent_channels"]
     if (unet["in_channels"], unet["out_channels"]) != (channels, channels):
         raise SacdError(
@@ -67,9 +69,12 @@ def _config(path: Path) -> dict[str, Any]:
     return found
 
 
-def _require_class(path: Path, config: dict[str, Any], kind: str) -> None:
-    if (found := config.get("_class_name", kind)) != kind:
-        raise SacdError(f"{path}: of class {found}; a prior needs {kind}.")
+def _require_class(path: Path, config: dict[str, Any], *kinds: str) -> None:
+    """The first of the kinds is what a configuration without a class is of."""
+    if config.setdefault("_class_name", kinds[0]) not in kinds:
+        raise SacdError(
+            f"{path}: of class {config['_class_name']}; a prior needs {' or '.join(kinds)}."
+        )
 
 
 def _require_scheduler(path: Path) -> None:
@@ -102,10 +107,15 @@ def _require_unet(path: Path, config: dict[str, Any]) -> None:
         )
 
 
-def _require_latents(path: Path, config: dict[str, Any]) -> None:
-    """The scale, shift, mean and deviation of latents must be numbers that can be undone."""
+def require_autoencoder(path: Path) -> dict[str, Any]:
+    """The configuration of an autoencoder that we can use; raises `SacdError` for another one.
+
+    The scale, shift, mean and deviation of latents must be numbers that can be undone.
+    """
+    config = _config(path)
+    _require_class(path, config, "AutoencoderKL", "AutoencoderTiny")
     channels = config.setdefault("latent_channels", 4)  # diffusers' own default
-    scale, shift = config.get("scaling_factor", 0.18215), config.get("shift_factor")
+    scale, shift = config.get("scaling_factor", 1.0), config.get("shift_factor")
     if not _is_number(scale) or scale == 0:
         raise SacdError(f"{path}: scaling_factor {scale!r} is no number by which to scale latents.")
     if shift is not None and not _is_number(shift):
@@ -122,6 +132,7 @@ def _require_latents(path: Path, config: dict[str, Any]) -> None:
             raise SacdError(f"{path}: {key} has {len(values)} values for {channels} channels.")
     if deviation is not None and min(deviation) <= 0:
         raise SacdError(f"{path}: latents_std must be above 0.")
+    return config
 
 
 def _is_number(value: Any) -> bool:

@@ -32,7 +32,7 @@ def files_to_read(names: Iterable[str], parts: Sequence[str] = PARTS) -> list[st
         ]
         if weights := choose_weights(path.name for path in inside):
             chosen += [str(PurePosixPath(part, name)) for name in weights.files]
-    return sorted(chosen)
+    return sorted(set(chosen))
 
 
 def imported_files(folder: Path, parts: Sequence[str] = PARTS) -> list[Path]:
@@ -40,6 +40,12 @@ def imported_files(folder: Path, parts: Sequence[str] = PARTS) -> list[Path]:
     names = [path.relative_to(folder).as_posix() for path in folder.glob("*")]
     names += [f"{part}/{path.name}" for part in parts for path in (folder / part).glob("*")]
     return [folder / name for name in files_to_read(names, parts)]
+
+
+def local_autoencoder(source: str) -> Path:
+    """The folder of an autoencoder by itself, or that of a whole prior's; see `local_folder`."""
+    folder = local_folder(source, "prior.autoencoder.source", (".", "vae"))
+    return folder / "vae" if (folder / "vae").is_dir() else folder
 
 
 def local_folder(source: str, key: str = "prior.source", parts: Sequence[str] = PARTS) -> Path:
@@ -66,5 +72,5 @@ def local_folder(source: str, key: str = "prior.source", parts: Sequence[str] = 
         reason = str(error).strip().split("\n")[0]
         raise SacdError(
             f"{key}: '{source}' is no folder, and could not be had from the hub ({reason}); "
-            f"give a folder with {', '.join(parts)}."
+            f"give a folder in the diffusers layout."
         ) from error

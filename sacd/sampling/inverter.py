@@ -13,7 +13,8 @@ from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents, round_trip
-from sacd.prior.prior import Prior, vae_scale_factor
+from sacd.prior.prior import Prior
+from sacd.prior.vae import vae_scale_factor
 from sacd.provenance import require_made_of
 from sacd.sampling.noise import initial_noise
 from sacd.sampling.refinement import Refinement, refine_latents

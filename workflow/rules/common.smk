@@ -92,9 +92,22 @@ def shipped(source, *files):
     return [str(path)] if path.is_file() else []
 
 
-def shipped_prior(*parts):
-    """Files by which parts of the prior are imported, where it is a folder."""
-    folder = Path(SETTINGS.prior.source).expanduser()
+def shipped_prior():
+    """Files by which the prior is imported, where it is a folder."""
+    source = SETTINGS.prior.source
+    return [] if source == "train" else shipped_parts(source, *PARTS)
+
+
+def shipped_autoencoder():
+    """Files by which its autoencoder is."""
+    source, chosen = SETTINGS.prior.source, SETTINGS.prior.autoencoder
+    if source != "train":
+        return shipped_parts(source, "vae")
+    return shipped_parts(chosen.source, ".", "vae") if chosen.type == "imported" else []
+
+
+def shipped_parts(source, *parts):
+    folder = Path(source).expanduser()
     return [str(path) for path in imported_files(folder, parts)] if folder.is_dir() else []
 
 

@@ -31,7 +31,7 @@ rule make_autoencoder:
     input:
         IMAGES,
         MANIFEST,
-        shipped_prior("vae"),
+        shipped_autoencoder(),
     output:
         "models/autoencoder/config.json",
         "models/autoencoder/diffusion_pytorch_model.safetensors",
@@ -56,7 +56,7 @@ rule make_prior:
         MANIFEST,
         "models/autoencoder/diffusion_pytorch_model.safetensors",
         "latents/train/index.json",
-        shipped_prior(*PARTS),
+        shipped_prior(),
     output:
         PRIOR,
         "models/prior/record.json",
