@@ -12,11 +12,6 @@ from workflow import resolve
 NAMES = [folder.name for folder in resolve.experiments()]
 
 
-@pytest.fixture(autouse=True)
-def unread() -> None:
-    resolve._text.cache_clear()
-
-
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An experiment beside one of other images, below a root with a model."""
@@ -100,6 +95,27 @@ def test_a_mistake_is_named_by_the_file(folder: Path, said: dict, message: str):
     with pytest.raises(SacdError, match=message) as caught:
         resolve.resolved(folder)
     assert str(folder) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ("images: {sise: 64}", r"images\.sise: unknown key; did you mean 'size'\?"),
+        ("imagess: {size: 64}", r"imagess: unknown key; did you mean 'images'\?"),
+        ("images: {size: 8}", r"images\.size: Input should be greater than or equal to 32"),
+        ("seed: 2\n  seed: 3", "the key 'seed' stands twice"),
+    ],
+)
+def test_what_can_not_be_run_is_named_where_it_is_said(
+    fixture_params: dict, tmp_path: Path, changes: str, message: str
+):
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(fixture_params))
+    folder = tmp_path / "experiments/mine"
+    folder.mkdir(parents=True)
+    (folder / resolve.SAYS).write_text(f"base: root\nchanges:\n  {changes}\n")
+    with pytest.raises(SacdError, match=message) as caught:
+        resolve.text_of(folder)
+    assert str(caught.value).startswith(str(folder / resolve.SAYS))
 
 
 def test_two_that_start_from_each_other_are_named(folder: Path):

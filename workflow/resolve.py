@@ -13,7 +13,6 @@ which alone is run.
 import os
 import sys
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from pipeline.settings.load import checked, read_parameters  # noqa: E402
 from sacd.errors import SacdError, unknown_name  # noqa: E402
 from sacd.files import write_text  # noqa: E402
 
@@ -45,9 +45,11 @@ def experiments(root: Path = ROOT) -> Iterator[Path]:
 
 
 def text_of(folder: Path) -> str:
-    """The params.yaml of an experiment that has a base."""
+    """The params.yaml of an experiment that has a base; raises `SacdError` if it can't be run."""
     base, _, _ = _said(folder)
-    whole = yaml.dump(resolved(folder), Dumper=_Dumper, sort_keys=False, width=100)
+    parameters = resolved(folder)
+    checked(parameters, folder / SAYS)
+    whole = yaml.dump(parameters, Dumper=_Dumper, sort_keys=False, width=100)
     return HEADER.format(base=base) + whole
 
 
@@ -57,7 +59,7 @@ def resolved(folder: Path, above: tuple[Path, ...] = ()) -> Parameters:
         names = " -> ".join(path.name for path in (*above, folder))
         raise SacdError(f"{folder / SAYS}: base: leads back to itself ({names}).")
     if not (folder / SAYS).exists():
-        return _read(folder / RESOLVED)
+        return _parameters(folder / RESOLVED)
     name, changes, without = _said(folder)
     root = folder.parent.parent
     known = {path.parent.name: path.parent for path in root.glob(f"experiments/*/{RESOLVED}")}
@@ -74,7 +76,7 @@ def resolved(folder: Path, above: tuple[Path, ...] = ()) -> Parameters:
 
 
 def _said(folder: Path) -> tuple[str, Parameters, list[str]]:
-    said = _read(folder / SAYS)
+    said = _parameters(folder / SAYS)
     if strangers := said.keys() - KEYS:
         raise unknown_name("key", str(min(strangers, key=str)), KEYS, str(folder / SAYS))
     base, changes, without = said.get("base"), said.get("changes", {}), said.get("without", [])
@@ -86,19 +88,8 @@ def _said(folder: Path) -> tuple[str, Parameters, list[str]]:
     return base, changes, [str(path) for path in without]
 
 
-@cache
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError as error:
-        raise SacdError(f"{path}: cannot be read ({error.strerror}).") from error
-
-
-def _read(path: Path) -> Parameters:
-    try:
-        found = yaml.safe_load(_text(path))
-    except (yaml.YAMLError, RecursionError) as error:
-        raise SacdError(f"{path}: not valid YAML: {error}") from error
+def _parameters(path: Path) -> Parameters:
+    found = read_parameters(path)
     if not isinstance(found, dict):
         raise SacdError(f"{path}: holds no keys.")
     return found

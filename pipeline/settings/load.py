@@ -62,6 +62,11 @@ def plan_with(settings: Settings) -> None:
 
 def read_settings(path: Path = PARAMS) -> Settings:
     """Read and check a params.yaml; every mistake in it is named in one `SacdError`."""
+    return checked(read_parameters(path), path)
+
+
+def read_parameters(path: Path) -> Any:
+    """What stands in a file of parameters, not checked; raises `SacdError` if it can't be read."""
     try:
         raw = yaml.load(path.read_text(), _Loader)
         if (count := _size(raw, {})) > LIMIT:
@@ -79,6 +84,11 @@ def read_settings(path: Path = PARAMS) -> Settings:
         raise SacdError(f"{path}: cannot be read ({error.strerror}).") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that there is not, say
         raise SacdError(f"{path}: not valid YAML: {error}") from error
+    return raw
+
+
+def checked(raw: Any, path: Path) -> Settings:
+    """The settings that `raw` is, from `path`; every mistake is named in one `SacdError`."""
     try:
         settings = Settings.model_validate(raw)
         require_consistent(settings)
