@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.artefacts import feature_folder, image_folder
+from pipeline.eyes import classify, see
 from pipeline.inputs import open_images, stratified_rows
-from pipeline.program import device
 from pipeline.settings.sections import (
     Attack,
     Corruption,
@@ -21,7 +21,6 @@ from pipeline.settings.sections import (
 )
 from sacd.backbones.backbone import Backbone
 from sacd.errors import SacdError
-from sacd.features.cache import extract
 from sacd.images import shapes
 from sacd.images.collection import Collection, Unusable, load_square
 from sacd.robustness.attacks import attack
@@ -37,8 +36,6 @@ from sacd.shards import Shards
 
 UNDISTURBED = "none"
 CHANNEL_IMAGES = 512  # at most, to measure how far each channel goes
-
-Seen = tuple[Tensor, Tensor | None]  # features and logits
 
 
 @dataclass(frozen=True)
@@ -104,19 +101,6 @@ def levels_of(
                 yield replace(
                     none, name=f"{level:g}", images=changed, features=features, logits=logits
                 )
-
-
-def see(backbone: Backbone, images: Tensor) -> Seen:
-    """uint8 images (N, 3, S, S) -> features and logits, as `cache_features` would keep them."""
-    found = extract(backbone, images, device())
-    return found["features"], found.get("logits")
-
-
-@torch.no_grad()
-def classify(backbone: Backbone, features: Tensor) -> Tensor | None:
-    """Logits (N, classes) for features (N, C, h, w), or None where the head doesn't follow them."""
-    logits = backbone.classify(features.to(device()))
-    return None if logits is None else logits.cpu()
 
 
 def _usual_range(backbone: str) -> ChannelRange:

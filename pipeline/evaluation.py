@@ -1,32 +1,27 @@
-"""What the two scoring stages share: the truth, the eyes, and the table of scores."""
+"""What the scoring stages share: the truth, and the table of scores."""
 
 from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import torch
-from diffusers import UNet2DModel
 from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.artefacts import SEGMENTER_WEIGHTS, feature_folder, image_folder, segmenter_folder
-from pipeline.inputs import load_backbone, load_masks, stratified_rows
+from pipeline.inputs import load_masks, stratified_rows
 from pipeline.program import device, progress
 from pipeline.settings.sections import Settings
 from pipeline.work_folder import content, work_folder
 from sacd import parallel
-from sacd.concepts.probe import pool_parts
 from sacd.files import atomic, write_json
 from sacd.metrics.scoring import Eyes, Truth, score_batch
-from sacd.metrics.segmenter import mask_logits
 from sacd.metrics.sets import frechet_distance, inception_distances
-from sacd.networks import load_diffusers
 from sacd.shards import INDEX, Shards
 from sacd.tensors import write_tensors
 
 IMAGES_PER_BATCH = 16
 ROWS_PER_READ = 1024
-EYES_BATCH = 64  # images that a segmenter sees at once
 
 
 def load_truth(
@@ -54,39 +49,6 @@ def load_truth(
         judge_logits=read(judged, "logits") if judged.has("logits") else None,
         masks=masks,
     )
-
-
-def load_eyes(backbone: str, settings: Settings) -> Eyes:
-    """The inverted backbone, the judge and, in the embedded world, the segmenter."""
-    return Eyes(
-        load_backbone(backbone),
-        load_backbone(settings.compare.judge),
-        load_segmenter(settings),
-        device(),
-    )
-
-
-def load_segmenter(settings: Settings) -> UNet2DModel | None:
-    """The network that finds the object, where there is one."""
-    for name in settings.compare.segmenters:
-        return load_diffusers(UNet2DModel, segmenter_folder(name)).to(device())
-    return None
-
-
-@torch.no_grad()
-def read_parts(features: Tensor, images: Tensor, segmenter: UNet2DModel | None) -> Tensor:
-    """What a probe reads: features (N, C, h, w) averaged over parts of images uint8 (N, 3, H, W).
-
-    (N, 2 C + 6), of the object that the segmenter sees and of the rest; without one, all is the
-    object. Beside the features go the images' colours, which the judge may have dropped.
-    """
-    if segmenter is None:
-        found = torch.ones(len(images), *images.shape[-2:])
-    else:
-        blocks = (block.to(device()).float() / 255 for block in images.split(EYES_BATCH))
-        found = torch.cat([mask_logits(segmenter, block).sigmoid().cpu() for block in blocks])
-    colors = images.float().cpu() / 255
-    return torch.cat([pool_parts(features.float().cpu(), found), pool_parts(colors, found)], 1)
 
 
 def score_images(

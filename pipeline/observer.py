@@ -2,16 +2,13 @@
 
 from pathlib import Path
 
-from diffusers import UNet2DModel
 from torch import Tensor
 
 from pipeline.artefacts import feature_folder, probe_folder
-from pipeline.disturbances import see
-from pipeline.edits import BACKBONE, EYES, JUDGE, Edited, Subjects
-from pipeline.evaluation import load_segmenter, read_parts
-from pipeline.inputs import load_backbone, stratified_rows
+from pipeline.edits import BACKBONE, JUDGE, Edited, Subjects
+from pipeline.eyes import load_eyes, read_parts, see
+from pipeline.inputs import stratified_rows
 from pipeline.settings.sections import Settings
-from sacd.backbones.backbone import Backbone
 from sacd.concepts.directions import locations
 from sacd.concepts.effects import Manifold
 from sacd.concepts.probe import Probe
@@ -28,10 +25,8 @@ class Observer:
     """The backbone, the judge, and the probes of the judge's features."""
 
     def __init__(self, settings: Settings, backbone: str):
-        names = (backbone, settings.compare.judge)
-        self._eyes: dict[str, Backbone] = dict(zip(EYES, map(load_backbone, names), strict=True))
+        self._eyes = load_eyes(backbone, settings)
         self._probes = [_load_probe(probe) for probe in settings.compare.probes]
-        self._segmenter: UNet2DModel | None = load_segmenter(settings) if self._probes else None
         train = Shards(feature_folder(backbone, "train"))
         real = train.read("features", stratified_rows(train, MANIFOLD_IMAGES))
         self._manifold = Manifold(locations(real, MANIFOLD_LOCATIONS, settings.seed))
@@ -48,7 +43,10 @@ class Observer:
     def look(self, images: Tensor, subjects: Subjects, edited: Edited) -> tuple[Tensor, Scores]:
         """Features (N K, C, h, w) of images uint8 (N, K, 3, S, S), and the scores they give."""
         repeats, flat = images.shape[1], images.flatten(0, 1)
-        seen = {eye: see(network, flat) for eye, network in self._eyes.items()}
+        seen = {
+            BACKBONE: see(self._eyes.backbone, flat),
+            JUDGE: see(self._eyes.judge, flat),
+        }
         features = seen[BACKBONE][0]
         against = feature_scores(features, edited.features.repeat_interleave(repeats, 0))
         scores: Scores = {
@@ -65,7 +63,7 @@ class Observer:
                 wanted = edited.wanted[eye].repeat_interleave(repeats, 0)
                 scores[f"{eye}p_wanted"] = (said * wanted).sum(1)
         if self._probes:
-            parts = read_parts(seen[JUDGE][0], flat, self._segmenter)
+            parts = read_parts(seen[JUDGE][0], flat, self._eyes.segmenter)
             for probe in self._probes:
                 scores |= {f"kind_{factor}": kinds for factor, kinds in probe.read(parts).items()}
         return features, scores

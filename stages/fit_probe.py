@@ -9,7 +9,7 @@ import argparse
 from torch import Tensor
 
 from pipeline.artefacts import backbone_folder, feature_folder, probe_folder
-from pipeline.evaluation import load_segmenter, read_parts
+from pipeline.eyes import load_segmenter, read_parts
 from pipeline.inputs import open_images, stratified_rows
 from pipeline.program import progress, run
 from pipeline.record import Recorder

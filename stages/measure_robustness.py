@@ -14,8 +14,9 @@ import pandas as pd
 from torch import Tensor
 
 from pipeline.artefacts import INPUT, PRIOR, robustness_folder
-from pipeline.disturbances import Level, Seen, levels_of, see
+from pipeline.disturbances import Level, levels_of
 from pipeline.examples import write_drawn
+from pipeline.eyes import Seen, see
 from pipeline.inputs import load_backbone, others_of
 from pipeline.methods import DrawOnce, prepare_once
 from pipeline.program import device, run

@@ -21,13 +21,13 @@ from pipeline.artefacts import (
     score_file,
 )
 from pipeline.evaluation import (
-    load_eyes,
     load_truth,
     score_images,
     scoring_work,
     set_scores,
     write_scores,
 )
+from pipeline.eyes import load_eyes
 from pipeline.inputs import open_images
 from pipeline.program import run
 from pipeline.record import Recorder

@@ -6,13 +6,13 @@ from torch import Tensor
 
 from pipeline.artefacts import sample_folder, score_file
 from pipeline.evaluation import (
-    load_eyes,
     load_truth,
     score_images,
     scoring_work,
     set_scores,
     write_scores,
 )
+from pipeline.eyes import load_eyes
 from pipeline.program import run
 from pipeline.record import Recorder
 from pipeline.settings.load import load_settings

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from pipeline.artefacts import PRIOR, VAE_WEIGHTS, feature_folder, sweep_file
 from pipeline.evaluation import (
-    load_eyes,
     load_truth,
     score_images,
     scoring_sections,
     segmenter_files,
 )
+from pipeline.eyes import load_eyes
 from pipeline.inputs import others_of
 from pipeline.methods import Draw, draw_all, prepare
 from pipeline.program import device, run

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pipeline.edits import Subjects, edits_of, labelled
-from pipeline.evaluation import read_parts
+from pipeline.eyes import read_parts
 from pipeline.inputs import others_of, stratified_rows
 from pipeline.settings.concepts import EditSettings
 from pipeline.settings.load import load_settings
