@@ -41,6 +41,8 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
         (SCHEDULER, {"use_flow_sigmas": True}, "of no process that we know"),
         (SCHEDULER, {"trained_betas": None, "beta_end": "left out"}, "names no noise schedule"),
         (SCHEDULER, {"num_train_timesteps": "left out"}, "names no noise schedule"),
+        (SCHEDULER, {"num_train_timesteps": 0, "trained_betas": None, "beta_start": 0.1,
+                     "beta_end": 0.2}, "names no noise schedule"),
         (SCHEDULER, {"prediction_type": "flow"}, "prediction_type 'flow' is none of"),
         (SCHEDULER, {"trained_betas": [0.1, 0.2]}, "no noise schedule: .* every one of"),
         (SCHEDULER, {"trained_betas": [0.001] * 999 + [2.0]}, "the signal must fall"),
@@ -59,6 +61,8 @@ def edit(folder: Path, part: str, **changes: Any) -> None:
         (UNET, {"use_linear_projection": True}, "not a UNet2DConditionModel .* size mismatch"),
         (UNET, {"mid_block_type": "UNetMidBlock2DSimpleCrossAttn"}, "not a UNet|weights don't fit"),
         (UNET, {"conv_in_kernel": 1}, "size mismatch"),
+        (UNET, {"quantization_config": {"quant_method": "torchao"}}, "of quantised weights"),
+        (VAE, {"quantization_config": {"quant_method": "gguf"}}, "of quantised weights"),
         (VAE, {"_class_name": "VQModel"}, "of class VQModel; .* AutoencoderKL or AutoencoderTiny"),
         (VAE, {"scaling_factor": 0}, "scaling_factor 0 is no number"),
         (VAE, {"scaling_factor": "0.2"}, "scaling_factor '0.2' is no number"),
@@ -151,8 +155,9 @@ def test_weights_of_a_variant_are_the_same_weights(folder: Path, variant: str):
         assert all(torch.equal(value, twins[name]) for name, value in ours.state_dict().items())
 
 
-def test_a_null_prompt_of_another_shape_is_refused(folder: Path):
-    save_file({"embedding": torch.zeros(2, 1, 32)}, folder / NULL_PROMPT)
+@pytest.mark.parametrize("shape", [(2, 1, 32), (1, 32), (1, 0, 32)])
+def test_a_null_prompt_of_another_shape_is_refused(folder: Path, shape: tuple[int, ...]):
+    save_file({"embedding": torch.zeros(shape)}, folder / NULL_PROMPT)
     with pytest.raises(SacdError, match=r"holds no embedding \(1, tokens, width\)"):
         Prior.from_pretrained(folder)
 

@@ -133,7 +133,7 @@ def _prompt_width(path: Path) -> int | None:
     if not path.exists():
         return None
     found = read_weights(path).get("embedding")
-    if found is None or found.ndim != 3 or len(found) != 1:
+    if found is None or found.ndim != 3 or len(found) != 1 or found.numel() == 0:
         raise SacdError(f"{path}: holds no embedding (1, tokens, width) of the empty prompt.")
     return found.shape[-1]
 

@@ -66,6 +66,8 @@ def _config(path: Path) -> dict[str, Any]:
             f"{folder}: not a prior in the diffusers layout (unet/, vae/, scheduler/): {name} is "
             f"missing or empty."
         )
+    if "quantization_config" in found:
+        raise SacdError(f"{path}: of quantised weights; give them in fp16 or fp32.")
     return found
 
 
@@ -86,7 +88,8 @@ def _require_scheduler(path: Path) -> None:
             f"({', '.join(DDPM_LIKE)})."
         )
     schedule = config.get("trained_betas") or {"beta_start", "beta_end"} <= config.keys()
-    if not schedule or not isinstance(config.get("num_train_timesteps"), int):
+    steps = config.get("num_train_timesteps")
+    if not schedule or not isinstance(steps, int) or steps < 1:
         raise SacdError(f"{path}: names no noise schedule (betas and num_train_timesteps).")
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in PREDICTIONS:
