@@ -27,7 +27,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 from harness import add_experiment, arguments_of, publish, synchronise
 from torch import Tensor
 
@@ -38,6 +38,8 @@ from pipeline.settings.load import load_settings
 from sacd.metrics.features import feature_scores
 from sacd.numerics import numerics
 from sacd.prior.latents import decode_latents
+from sacd.prior.prior import Prior
+from sacd.prior.process import Flow
 from sacd.sampling.inverter import Inverter
 from sacd.sampling.noise import initial_noise
 from sacd.shards import Shards
@@ -133,9 +135,7 @@ def by_diffusers(case: Case, best_practice: bool) -> Tensor:
     With the best practice all images go through together, both passes in one; else one by one.
     """
     prior, adapter = case.inverter.prior, case.inverter.adapter
-    scheduler = DDIMScheduler.from_config(
-        prior.scheduler.config, clip_sample=False, set_alpha_to_one=True
-    )
+    scheduler = solver_of_diffusers(prior)
     shape = (prior.vae.config.latent_channels, *adapter.config.grid)
     noise = initial_noise(case.seed, [(name, 0) for name in case.ids], shape).to(device())
     features = case.features.to(device())
@@ -151,7 +151,7 @@ def by_diffusers(case: Case, best_practice: bool) -> Tensor:
             scheduler.set_timesteps(PUBLISHED["steps"], device=device())
             hints = (adapter.null_hint(len(block)), adapter.hint(given))
             both = tuple(torch.cat(pair) for pair in zip(*hints, strict=True))
-            latents = block * scheduler.init_noise_sigma
+            latents = block
             for step in scheduler.timesteps:
                 if best_practice:
                     null, true = predict(torch.cat([latents, latents]), step, both).chunk(2)
@@ -161,6 +161,15 @@ def by_diffusers(case: Case, best_practice: bool) -> Tensor:
                 latents = scheduler.step(guided, step, latents).prev_sample
             drawn.append(decode_latents(prior.vae, latents, device()))
     return torch.cat(drawn)
+
+
+def solver_of_diffusers(prior: Prior) -> SchedulerMixin:
+    """DDIM; of a rectified flow, its Euler steps, which are DDIM there."""
+    if isinstance(prior.process, Flow):
+        return FlowMatchEulerDiscreteScheduler.from_config(prior.scheduler.config)
+    return DDIMScheduler.from_config(
+        prior.scheduler.config, clip_sample=False, set_alpha_to_one=True
+    )
 
 
 def with_ratios(table: pd.DataFrame) -> pd.DataFrame:

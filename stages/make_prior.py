@@ -3,6 +3,7 @@
 import argparse
 
 import torch
+from diffusers import SchedulerMixin
 from torch import Tensor
 
 from pipeline.artefacts import AUTOENCODER, PRIOR, VAE_WEIGHTS, latent_folder
@@ -10,7 +11,7 @@ from pipeline.inputs import load_images
 from pipeline.program import device, progress, run
 from pipeline.record import Recorder, read_record
 from pipeline.settings.load import load_settings
-from pipeline.settings.sections import Settings
+from pipeline.settings.sections import DiffusionSettings, FlowSettings, Settings
 from pipeline.work_folder import content, work_folder
 from sacd import parallel
 from sacd.optimization import Recipe, Trained, summary
@@ -22,6 +23,7 @@ from sacd.prior.diffusion import (
 )
 from sacd.prior.latents import encode_images
 from sacd.prior.prior import Prior
+from sacd.prior.process import flow_scheduler
 from sacd.prior.source import local_folder
 from sacd.prior.vae import Autoencoder, load_autoencoder
 from sacd.shards import INDEX, Shards
@@ -56,7 +58,7 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
     latents = _latents_and_mirrored(vae)
     torch.manual_seed(seed)
     unet, prompt = create_unet(chosen.options, latents.shape[1:]), create_null_prompt()
-    prior = Prior(unet, vae, create_scheduler(chosen.noise_shift), prompt)
+    prior = Prior(unet, vae, _scheduler(chosen.process), prompt)
     identity = (
         chosen.model_dump(),
         content(latent_folder("train") / INDEX),
@@ -81,6 +83,13 @@ def _train(settings: Settings) -> tuple[Prior, dict[str, object]]:
             )
         )
     return prior, summary(trained)
+
+
+def _scheduler(process: DiffusionSettings | FlowSettings) -> SchedulerMixin:
+    """diffusers' description of the process."""
+    if isinstance(process, FlowSettings):
+        return flow_scheduler(process.shift)
+    return create_scheduler(process.noise_shift)
 
 
 def _latents_and_mirrored(vae: Autoencoder) -> Tensor:

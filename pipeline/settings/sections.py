@@ -103,14 +103,28 @@ class ImportedAutoencoder(Section):
     source: str
 
 
+class DiffusionSettings(Section):
+    """For `noise_shift` see `sacd.prior.diffusion.create_scheduler`."""
+
+    type: Literal["diffusion"]
+    noise_shift: Annotated[float, Field(gt=0)]
+
+
+class FlowSettings(Section):
+    """`shift` multiplies the odds of noise: above 1, more of the times are high."""
+
+    type: Literal["flow"]
+    shift: Annotated[float, Field(gt=0)]
+
+
 class UnetSettings(Section):
-    """`options` go to diffusers' UNet2DConditionModel, `noise_shift` to `create_scheduler`.
+    """`options` go to diffusers' UNet2DConditionModel; for `process` see `sacd.prior.process`.
 
     `finetune` trains the network further, from a learning rate that is high again.
     """
 
     options: dict[str, Any]
-    noise_shift: Annotated[float, Field(gt=0)]
+    process: Annotated[DiffusionSettings | FlowSettings, Field(discriminator="type")]
     training: Training
     finetune: Training | None
 

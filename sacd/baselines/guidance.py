@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor
 
 from sacd.backbones.backbone import Backbone
@@ -42,28 +41,26 @@ def guided_latents(
     latents' clean estimate is decoded and looked at; the gradient of the distance with respect to
     the noisy latents, through U-Net, decoder and backbone, gives the direction of the pull.
     """
-    scheduler = DDIMScheduler.from_config(
-        prior.scheduler.config,
-        timestep_spacing="trailing",
-        clip_sample=False,  # its default, where a prior's config says nothing, is for pixels
-    )
-    scheduler.set_timesteps(guidance.steps, device=noise.device)
-    times = scheduler.timesteps.tolist()
-    signals = [*(float(scheduler.alphas_cumprod[time]) for time in times), 1.0]
-    prompts, latents, travels = prior.prompts(len(noise)), noise, 0
-    for number, time in enumerate(times):
+    process, prompts = prior.process, prior.prompts(len(noise))
+    descent = process.descent(guidance.steps)
+    levels = [*(process.level(time) for time, _ in descent), (1.0, 0.0)]
+    latents, travels = noise, 0
+    for number, (time, below) in enumerate(descent):
+        (signal, level), (next_signal, next_level) = levels[number : number + 2]
         for recurrence in range(guidance.recurrences):
             noisy = latents.detach().requires_grad_()
             predicted = prior.unet(noisy, time, prompts).sample.float()
-            step = scheduler.step(predicted, time, noisy)
-            clean = decode(prior.vae, step.pred_original_sample)
-            distances = relative_distance(backbone(clean)[0], features)
+            clean, rest = process.estimate(noisy, predicted, time)
+            distances = relative_distance(backbone(decode(prior.vae, clean))[0], features)
             (gradient,) = torch.autograd.grad(distances.sum(), noisy)
-            length = guidance.strength * (1 - signals[number]) ** 0.5 * noise[0].numel() ** 0.5
-            latents = step.prev_sample.detach() - length * _directions(gradient)
+            if below is not None:
+                clean = process.noisy(clean, rest, torch.tensor([below], device=clean.device))
+            length = guidance.strength * level * noise[0].numel() ** 0.5
+            latents = clean.detach() - length * _directions(gradient)
             if recurrence + 1 < guidance.recurrences:
-                kept = signals[number] / signals[number + 1]
-                latents = kept**0.5 * latents + (1 - kept) ** 0.5 * fresh_noise(travels)
+                kept = signal / next_signal
+                added = (level**2 - (kept * next_level) ** 2) ** 0.5
+                latents = kept * latents + added * fresh_noise(travels)
                 travels += 1
     return latents
 

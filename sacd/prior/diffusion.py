@@ -13,13 +13,13 @@ from sacd import parallel
 from sacd.networks import create_diffusers
 from sacd.numerics import conv_format
 from sacd.optimization import Progress, Recipe, Step, Trained, train
+from sacd.prior.process import TIMESTEPS, process_of
 
 PROMPT_TOKENS, PROMPT_WIDTH = 1, 32
-TIMESTEPS = 1000
 
 
 def create_scheduler(shift: float) -> DDPMScheduler:
-    """The schedule of our own priors: shifted cosine, v-prediction (Salimans & Ho 2022).
+    """The schedule of our own diffusions: shifted cosine, v-prediction (Salimans & Ho 2022).
 
     The signal-to-noise ratio of the cosine schedule is divided by `shift` squared (Hoogeboom et al.
     2023, simple diffusion): latents of many channels repeat the layout of a scene so often that at
@@ -68,26 +68,20 @@ def noised(
 
     If `shared`, latents are this process's share of a batch, and so is what it is given.
 
-    Timesteps are T u^exponent: below 1, high noise comes more often. The u of a batch are spread
-    evenly over [0, 1), which takes noise from the loss (Kingma et al. 2021, Variational Diffusion
-    Models, appendix I.1).
+    Timesteps are those at the quantiles u^exponent of the process's own distribution: below 1, high
+    noise comes more often. The u of a batch are spread evenly over [0, 1), which takes noise from
+    the loss (Kingma et al. 2021, Variational Diffusion Models, appendix I.1).
     """
-    count, steps = len(latents), scheduler.config.num_train_timesteps
+    process, count = process_of(scheduler), len(latents)
     if shared:
         count *= parallel.count()
     shares = torch.randperm(count, generator=generator) + torch.rand(count, generator=generator)
-    times = (steps * (shares / count) ** exponent).long().clamp(max=steps - 1)
+    times = process.times((shares / count) ** exponent)
     noise = torch.randn((count, *latents.shape[1:]), generator=generator)
     if shared:
         times, noise = parallel.share(times), parallel.share(noise)
     times, noise = times.to(latents.device), noise.to(latents.device)
-    noisy = scheduler.add_noise(latents, noise, times)
-    targets = {
-        "epsilon": lambda: noise,
-        "sample": lambda: latents,
-        "v_prediction": lambda: scheduler.get_velocity(latents, noise, times),
-    }
-    return noisy, times, targets[scheduler.config.prediction_type]()
+    return process.noisy(latents, noise, times), times, process.target(latents, noise, times)
 
 
 def train_unet(

@@ -4,14 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin, UNet2DConditionModel
+from diffusers import SchedulerMixin, UNet2DConditionModel
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sacd.errors import SacdError
-from sacd.files import atomic
+from sacd.files import atomic, read_json
 from sacd.networks import UNMADE, brief, load_diffusers, read_weights, save_diffusers
 from sacd.numerics import conv_format
+from sacd.prior.process import Diffusion, Process, process_of, scheduler_of
 from sacd.prior.requirements import SCHEDULER, require_supported
 from sacd.prior.source import NULL_PROMPT, TEXT_ENCODER
 from sacd.prior.stable_diffusion import embed_nothing
@@ -31,9 +32,9 @@ class Prior:
     """A latent diffusion prior and its one prompt.
 
     Attributes:
-        unet: predicts noise or v from (latents, timestep, prompt), as `scheduler` says.
+        unet: predicts noise, v or velocity from (latents, timestep, prompt), see `process`.
         vae: maps images in [-1, 1] to latents and back.
-        scheduler: the noise schedule it was trained with.
+        scheduler: diffusers' description of the process it was trained on.
         null_prompt: (1, tokens, width), the embedding of the empty prompt.
     """
 
@@ -80,18 +81,29 @@ class Prior:
         self.null_prompt = self.null_prompt.to(device)
         return self
 
+    @property
+    def process(self) -> Process:
+        """How noise and latents belong together."""
+        return process_of(self.scheduler)
+
     def prompts(self, count: int) -> Tensor:
         """The null prompt, repeated: (count, tokens, width)."""
         return self.null_prompt.expand(count, -1, -1)
 
 
-def _load_scheduler(folder: Path) -> DDPMScheduler:
-    """The noise schedule of a prior; raises `SacdError` where it is none."""
+def _load_scheduler(folder: Path) -> SchedulerMixin:
+    """What describes the process of a prior; raises `SacdError` for a schedule that is none."""
     path = folder / SCHEDULER
     try:
-        scheduler = DDPMScheduler.from_pretrained(path.parent, local_files_only=True)
+        scheduler = scheduler_of(read_json(path))
     except UNMADE as error:
         raise SacdError(f"{path}: no noise schedule ({brief(error)}).") from error
+    if isinstance(process_of(scheduler), Diffusion):
+        _require_falling(scheduler, path)
+    return scheduler
+
+
+def _require_falling(scheduler: SchedulerMixin, path: Path) -> None:
     signal = scheduler.alphas_cumprod.reshape(-1)
     falls = (signal >= 0).all() and (signal.diff() <= 0).all() and signal[:1] < 1
     if len(signal) != scheduler.config.num_train_timesteps or not bool(falls):
@@ -99,7 +111,6 @@ def _load_scheduler(folder: Path) -> DDPMScheduler:
             f"{path}: no noise schedule: the signal must fall from 1 towards 0, at every one of "
             f"num_train_timesteps."
         )
-    return scheduler
 
 
 @torch.no_grad()

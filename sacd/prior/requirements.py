@@ -1,8 +1,8 @@
 """What a prior in the diffusers layout must be, checked by its configurations before anything runs.
 
-We sample with a U-Net that is conditioned on a time and a prompt alone, on the noise schedule of a
-DDPM, in the latents of an AutoencoderKL or AutoencoderTiny. What is built otherwise would load, and
-draw noise.
+We sample with a U-Net that is conditioned on a time and a prompt alone, by the noise schedule of a
+DDPM or by rectified flow, in the latents of an AutoencoderKL or AutoencoderTiny. What is built
+otherwise would load, and draw noise.
 """
 
 import math
@@ -11,6 +11,7 @@ from typing import Any
 
 from sacd.errors import SacdError
 from sacd.files import read_json
+from sacd.prior.process import FLOW_CLASSES
 from sacd.prior.source import TEXT_ENCODER
 
 SCHEDULER = Path("scheduler/scheduler_config.json")
@@ -82,11 +83,28 @@ def _require_class(path: Path, config: dict[str, Any], *kinds: str) -> None:
 def _require_scheduler(path: Path) -> None:
     config = _config(path)
     found = str(config.get("_class_name"))
-    if found.removesuffix("Scheduler") not in DDPM_LIKE or config.get("use_flow_sigmas"):
+    if found in FLOW_CLASSES:
+        _require_flow(path, config)
+    elif found.removesuffix("Scheduler") in DDPM_LIKE and not config.get("use_flow_sigmas"):
+        _require_diffusion(path, config)
+    else:
         raise SacdError(
             f"{path}: '{found}' is of no process that we know; a DDPM's schedule is needed "
-            f"({', '.join(DDPM_LIKE)})."
+            f"({', '.join(DDPM_LIKE)}), or one of {', '.join(FLOW_CLASSES)}."
         )
+
+
+def _require_flow(path: Path, config: dict[str, Any]) -> None:
+    if not _is_number(config.get("shift")) or config["shift"] <= 0:
+        raise SacdError(f"{path}: shift {config.get('shift')!r} is no number above 0.")
+    if not isinstance(config.get("num_train_timesteps"), int) or config["num_train_timesteps"] < 2:
+        raise SacdError(f"{path}: num_train_timesteps is no number of timesteps.")
+    for key in ("use_dynamic_shifting", "invert_sigmas"):
+        if config.get(key):
+            raise SacdError(f"{path}: {key} is not supported: the time must be that of all noise.")
+
+
+def _require_diffusion(path: Path, config: dict[str, Any]) -> None:
     schedule = config.get("trained_betas") or {"beta_start", "beta_end"} <= config.keys()
     steps = config.get("num_train_timesteps")
     if not schedule or not isinstance(steps, int) or steps < 1:

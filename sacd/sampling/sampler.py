@@ -46,7 +46,7 @@ def sample_latents(
         pairs = zip(adapter.null_hint(count), hint, strict=True)
         both = tuple(torch.cat(pair) for pair in pairs)
     guided = contrasted or (features is not None and energy_guidance != 0)
-    low, high = (end * prior.scheduler.config.num_train_timesteps for end in guidance_interval)
+    low, high = (end * prior.process.timesteps for end in guidance_interval)
 
     def given(latents: Tensor, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(latents)
@@ -88,22 +88,23 @@ def integrate(
     scheduler = solver(prior, "dpmsolver++" if added is None else "sde-dpmsolver++")
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
-    for number, time in enumerate(scheduler.timesteps):
-        scaled = scheduler.scale_model_input(latents, time)
+    told = prior.process.told(scheduler)
+    for number, (step, time) in enumerate(zip(scheduler.timesteps, told, strict=True)):
+        scaled = scheduler.scale_model_input(latents, step)
         predicted = predict(scaled, time)
         fresh = None if added is None else added[number]
-        latents = scheduler.step(predicted, time, latents, variance_noise=fresh).prev_sample
+        latents = scheduler.step(predicted, step, latents, variance_noise=fresh).prev_sample
     return latents
 
 
 def solver(prior: Prior, algorithm: str = "dpmsolver++") -> DPMSolverMultistepScheduler:
-    """DPM-Solver++ 2M on the prior's own noise schedule, stepping down from its last timestep.
+    """DPM-Solver++ 2M on the prior's own process, stepping down from its last timestep.
 
     The clip of lambda is the authors' advice for cosine schedules, whose signal-to-noise ratio
     reaches zero.
     """
     return DPMSolverMultistepScheduler.from_config(
-        prior.scheduler.config,
+        prior.process.solver_config(),
         algorithm_type=algorithm,
         solver_order=2,
         timestep_spacing="trailing",

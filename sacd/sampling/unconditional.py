@@ -27,7 +27,7 @@ def sample_prior(
     """
     start, *added = noise.unbind(1)
     prompts = prior.prompts(len(noise))
-    low, high = (end * prior.scheduler.config.num_train_timesteps for end in guidance_interval)
+    low, high = (end * prior.process.timesteps for end in guidance_interval)
 
     def predict(unet: Callable[..., Any], latents: Tensor, time: Tensor) -> Tensor:
         return unet(latents, time.expand(len(latents)), prompts).sample.float()
