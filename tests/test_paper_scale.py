@@ -158,7 +158,7 @@ class TestStableDiffusion:
 
     def test_one_without_a_text_encoder_is_named(self, folder: Path):
         with pytest.raises(
-            SacdError, match=r"sd: not a prior in the diffusers layout .*null_prompt"
+            SacdError, match=r"sd: not a prior in the diffusers layout.*null_prompt"
         ):
             Prior.from_pretrained(folder)
 

@@ -65,7 +65,7 @@ def local_folder(source: str, key: str = "prior.source", parts: Sequence[str] = 
     try:
         try:
             names = list_repo_files(source)
-        except (OSError, ValueError):  # no hub in reach: what was fetched before will do
+        except Exception:  # its HTTP library's too: no hub in reach, what was fetched will do
             return Path(snapshot_download(source, local_files_only=True))
         return Path(snapshot_download(source, allow_patterns=files_to_read(names, parts)))
     except (OSError, ValueError) as error:  # its own errors are of these kinds
