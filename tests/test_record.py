@@ -45,6 +45,25 @@ def test_a_run_that_is_not_finished_is_not_recorded(mine: Checkout):
     assert (mine.experiment / "dvc.lock").read_text() == before
 
 
+def test_nothing_is_removed_behind_a_link(
+    mine: Checkout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Scratch folders are links, and may hold what other experiments made."""
+    monkeypatch.syspath_prepend(str(mine.root / "workflow"))
+    from record import _left_over
+
+    features = mine.experiment / "features"
+    features.rename(tmp_path / "scratch")
+    (tmp_path / "scratch/of_others").write_text("not ours")
+    features.symlink_to(tmp_path / "scratch")
+    try:
+        assert not [path for path in _left_over(mine.experiment) if "scratch" in str(path)]
+    finally:
+        features.unlink()
+        (tmp_path / "scratch/of_others").unlink()
+        (tmp_path / "scratch").rename(features)
+
+
 def of_parameters(folder: Path) -> str:
     path = folder / "samples/tiny_a/pooled/record.json"
     record = json.loads(path.read_text())

@@ -52,7 +52,9 @@ def _left_over(folder: Path) -> list[Path]:
             if Path(stage.path).parent == folder.resolve()
             for out in stage.outs
         ]
-    there = (path for place in PLACES for path in (folder / place).resolve().rglob("*"))
+    # What a link leads to may be another experiment's, too: nothing is removed there.
+    places = [folder.resolve() / place for place in PLACES]
+    there = (path for place in places if not place.is_symlink() for path in place.rglob("*"))
     return [
         path
         for path in there
